@@ -1,0 +1,216 @@
+"""What every task shares: a MuJoCo model under a top-down camera, exact resets, goal images.
+
+A task supplies its MJCF, how its ``state`` maps onto the simulator, and when a state counts as a
+success. Everything else (rendering, observations, info, seeding) is here, once.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar
+
+# MuJoCo chooses its OpenGL library when it is first imported. Without a display only EGL or OSMesa
+# work, so choose one unless the user already has.
+if not os.environ.get("DISPLAY"):
+    os.environ.setdefault("MUJOCO_GL", "egl")
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+Obs = dict[str, Array]
+CONTROL_DT = 0.1  # seconds per action: 10 Hz
+
+
+class TopDownEnv(gym.Env[Obs, Array]):
+    """A MuJoCo task seen by an orthographic camera from above.
+
+    Observation: ``pixels`` uint8 ``[H, W, 3]`` and ``proprio`` float32 ``[Dp]``, SI units.
+    ``info`` has the same keys after ``reset`` and ``step``: ``state`` float64 ``[Ds]``,
+    ``goal_state`` float64 ``[Ds]``, ``is_success``, ``contact``. The state is the simulator's truth:
+    for evaluation and probes, never for planning.
+
+    ``reset(options={"state": ..., "goal_state": ...})`` restores either exactly. The reward is
+    1 on success and 0 otherwise; episodes end by truncation only.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    task: ClassVar[str]
+    state_names: ClassVar[tuple[str, ...]]
+    proprio_names: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        xml: str,
+        low: ArrayLike,
+        high: ArrayLike,
+        image_size: int = 112,
+        render_mode: str | None = "rgb_array",
+    ) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode is {render_mode!r}; this environment has 'rgb_array'")
+        if not 16 <= int(image_size) <= 1024:
+            raise ValueError(f"image_size is {image_size}; choose 16 to 1024 pixels")
+        self.render_mode = render_mode
+        self.image_size = int(image_size)
+        self.model = mujoco.MjModel.from_xml_string(xml)
+        self.data = mujoco.MjData(self.model)
+        self.substeps = round(CONTROL_DT / self.model.opt.timestep)
+        self.action_space = spaces.Box(
+            np.asarray(low, np.float32), np.asarray(high, np.float32), dtype=np.float32
+        )
+        self.observation_space = spaces.Dict(
+            {
+                "pixels": spaces.Box(0, 255, (self.image_size, self.image_size, 3), np.uint8),
+                # Far beyond anything that happens; finite, because Gymnasium's checker asks for it.
+                "proprio": spaces.Box(-100.0, 100.0, (len(self.proprio_names),), np.float32),
+            }
+        )
+        self._renderer: mujoco.Renderer | None = None
+        self._touched = False
+        self._goal: Array = np.zeros(len(self.state_names))
+
+    # What a task defines -------------------------------------------------------------------
+
+    def get_state(self) -> Array:
+        """The simulator's state, float64 ``[Ds]``, named by ``state_names``."""
+        raise NotImplementedError
+
+    def set_state(self, state: Array) -> None:
+        """Put the simulator into ``state`` ``[Ds]`` and refresh everything derived from it."""
+        raise NotImplementedError
+
+    def sample_state(self, rng: np.random.Generator) -> Array:
+        """A random state at rest, ``[Ds]``."""
+        raise NotImplementedError
+
+    def success(self, state: Array, goal: Array) -> bool:
+        """Whether ``state`` is at ``goal``, by the published criterion of the task."""
+        raise NotImplementedError
+
+    def apply(self, action: Array) -> None:
+        """Hand one action ``[A]``, already inside the bounds, to the actuators."""
+        raise NotImplementedError
+
+    def proprio(self) -> Array:
+        """What the robot measures of itself, float32 ``[Dp]``."""
+        raise NotImplementedError
+
+    def contact(self) -> bool:
+        """Whether the robot touches what it can move or bump into."""
+        raise NotImplementedError
+
+    # Gymnasium -----------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
+        """Start an episode from a random state, or from ``options["state"]``, towards a random
+        goal, or ``options["goal_state"]``."""
+        super().reset(seed=seed)
+        options = options or {}
+        unknown = set(options) - {"state", "goal_state"}
+        if unknown:
+            raise ValueError(f"unknown reset options {sorted(unknown)}; use 'state', 'goal_state'")
+        # Both are always drawn, so that giving one does not change the other.
+        state, goal = self._sample_task()
+        self._goal = self._checked(options.get("goal_state", goal), "goal_state")
+        mujoco.mj_resetData(self.model, self.data)
+        self._touched = False
+        self.set_state(self._checked(options.get("state", state), "state"))
+        return self._observe(), self._info()
+
+    def step(self, action: Array) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+        """Apply one action ``[A]`` for 0.1 s. Actions outside the bounds are clipped to them."""
+        self._advance(action)
+        info = self._info()
+        return self._observe(), float(info["is_success"]), False, False, info
+
+    def render(self) -> Array:  # type: ignore[override]
+        """The camera image, uint8 ``[H, W, 3]``."""
+        if self._renderer is None:
+            self._renderer = _make_renderer(self.model, self.image_size)
+        self._renderer.update_scene(self.data, camera="top")
+        return self._renderer.render().copy()
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    # For evaluation ------------------------------------------------------------------------
+
+    def render_state(self, state: ArrayLike) -> Array:
+        """The image of any state ``[Ds]``, as goal images need it; the episode is not disturbed."""
+        now = self.get_state()
+        self.set_state(self._checked(state, "state"))
+        pixels = self.render()
+        self.set_state(now)
+        return pixels
+
+    def physics(self, state: ArrayLike, actions: Array) -> Array:
+        """Simulate ``actions`` ``[n, A]`` from ``state`` without rendering: states ``[n+1, Ds]``."""
+        self.set_state(self._checked(state, "state"))
+        states = [self.get_state()]
+        for action in actions:
+            self._advance(action)
+            states.append(self.get_state())
+        return np.stack(states)
+
+    # Shared parts --------------------------------------------------------------------------
+
+    def _sample_task(self) -> tuple[Array, Array]:
+        return self.sample_state(self.np_random), self.sample_state(self.np_random)
+
+    def _advance(self, action: Array) -> None:
+        action = np.asarray(action, np.float64)
+        if action.shape != self.action_space.shape or not np.isfinite(action).all():
+            raise ValueError(
+                f"action is {action}; expected {self.action_space.shape[0]} finite numbers"  # type: ignore[index]
+            )
+        box = self.action_space
+        assert isinstance(box, spaces.Box)
+        self.apply(np.clip(action, box.low, box.high))
+        self._touched = False
+        for _ in range(5):  # a push is a series of taps: look for contact within the step as well
+            mujoco.mj_step(self.model, self.data, nstep=self.substeps // 5)
+            self._touched |= self.contact()
+
+    def _observe(self) -> Obs:
+        return {"pixels": self.render(), "proprio": self.proprio().astype(np.float32)}
+
+    def _info(self) -> dict[str, Any]:
+        state = self.get_state()
+        return {
+            "state": state,
+            "goal_state": self._goal.copy(),
+            "is_success": bool(self.success(state, self._goal)),
+            "contact": self._touched,
+        }
+
+    def _checked(self, state: ArrayLike, what: str) -> Array:
+        array = np.asarray(state, np.float64)
+        if array.shape != (len(self.state_names),) or not np.isfinite(array).all():
+            raise ValueError(
+                f"{what} has shape {array.shape}; {self.task} expects {len(self.state_names)} "
+                f"finite numbers: {', '.join(self.state_names)}"
+            )
+        return array
+
+
+def _make_renderer(model: mujoco.MjModel, size: int) -> mujoco.Renderer:
+    try:
+        renderer = mujoco.Renderer(model, size, size)
+    except Exception as error:  # MuJoCo raises whatever its OpenGL loader raised
+        backend = os.environ.get("MUJOCO_GL", "the window system")
+        raise RuntimeError(
+            f"cannot render with MUJOCO_GL={backend}: {error}. Install the system package libegl1 "
+            "(Debian, Ubuntu), or libosmesa6 and set MUJOCO_GL=osmesa"
+        ) from error
+    # Shadows and reflections cost more than everything else together and tell the camera nothing.
+    for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+        renderer.scene.flags[flag] = 0
+    return renderer
