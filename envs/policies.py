@@ -54,54 +54,54 @@ class RandomWalk:
 
 
 class PushExplorer:
-    """Goes beside the block, pushes through it, and again from another side.
+    """Goes beside the block, chases a point of the block so that it is pushed, and again.
 
-    Pushes aim near the block's centre of mass, off-centre often enough to turn it, and prefer
-    directions that keep the block away from the walls.
+    Pushes aim at random points near the block's centre of mass, off-centre often enough to turn it,
+    and prefer directions that keep the block away from the walls.
     """
 
     def __init__(self, rng: np.random.Generator, max_step: float) -> None:
         self.rng, self.max_step = rng, max_step
-        self.stage = "choose"
         self.left = 0
-        self.target = np.zeros(2)
-        self.aim = np.zeros(2)
+        self.beside: Array | None = None  # where to go before pushing
+        self.point = np.zeros(2)  # what to push, metres in the block's frame
         self.speed = max_step
+        self.last = np.full(2, np.inf)  # where the pusher was
 
     def __call__(self, obs: Any, info: dict[str, Any]) -> Array:
-        pusher, block = info["state"][:2], info["state"][2:4]
-        if self.left <= 0:
-            self.stage = "push" if self.stage == "approach" else "choose"
-        if self.stage == "choose":
-            self._choose(pusher, block)
-        if self.stage == "approach" and np.linalg.norm(pusher - self.target) < 0.012:
-            self.stage, self.left = "push", int(self.rng.integers(8, 20))
-        if self.stage == "push" and self.left <= 0:
-            self.left = int(self.rng.integers(8, 20))
+        pusher, block, angle = info["state"][:2], info["state"][2:4], info["state"][4]
+        stuck = float(np.linalg.norm(pusher - self.last)) < 0.15 * self.speed
+        if self.left == 0 or stuck:
+            self._choose(pusher, block, stuck)
         self.left -= 1
-        goal = self.target if self.stage == "approach" else self.aim
-        offset = goal - pusher
+        self.last = pusher
+        if self.beside is not None and np.linalg.norm(pusher - self.beside) < 0.015:
+            self.beside = None
+        cos, sin = np.cos(angle), np.sin(angle)
+        chased = block + np.array([[cos, -sin], [sin, cos]]) @ self.point
+        offset = (chased if self.beside is None else self.beside) - pusher
         distance = float(np.linalg.norm(offset)) + 1e-9
-        if self.stage == "push" and distance < 0.01:
-            self.left = 0
         step = offset / distance * min(distance, self.speed)
         step = step + self.rng.normal(0.0, 0.15 * self.max_step, 2)
         return np.clip(step, -self.max_step, self.max_step).astype(np.float32)
 
-    def _choose(self, pusher: Array, block: Array) -> None:
-        # Often push on from where the pusher is, so that most steps touch the block; otherwise go
-        # round it and push towards a random free place, so that it leaves the walls again.
+    def _choose(self, pusher: Array, block: Array, stuck: bool) -> None:
+        """A new push: from where the pusher is if the block has room ahead, else from elsewhere
+        (a pusher that is stuck has pressed the block against a wall)."""
+        self.left = int(self.rng.integers(6, 22))
+        self.speed = self.max_step * self.rng.uniform(0.5, 1.0)
+        self.point = self.rng.normal(0.0, 0.04, 2)
         towards = block - pusher
         ahead = block + 0.12 * towards / np.linalg.norm(towards)
         roomy = bool((ahead > 0.1).all() and (ahead < WORKSPACE - 0.1).all())
-        if not roomy or self.rng.uniform() < 0.4:
+        self.beside = None
+        if roomy and not stuck and self.rng.uniform() < 0.6:
+            return
+        if stuck:  # back off, to a random side
+            angle = self.rng.uniform(-np.pi, np.pi)
+            towards = np.array([np.cos(angle), np.sin(angle)])
+        else:
             towards = self.rng.uniform(0.13, WORKSPACE - 0.13, 2) - block
-        angle = np.arctan2(towards[1], towards[0]) + self.rng.normal(0.0, 0.4)
-        direction = np.array([np.cos(angle), np.sin(angle)])
-        side = np.array([-direction[1], direction[0]]) * self.rng.uniform(-0.05, 0.05)
-        low, high = 0.016, WORKSPACE - 0.016
-        self.target = np.clip(block - 0.085 * direction + side, low, high)
-        self.aim = np.clip(block + self.rng.uniform(0.05, 0.2) * direction + side, low, high)
-        self.speed = self.max_step * self.rng.uniform(0.5, 1.0)
-        self.stage = "approach"
-        self.left = 14
+        beside = block - 0.095 * towards / np.linalg.norm(towards)
+        self.beside = np.clip(beside, 0.016, WORKSPACE - 0.016)
+        self.left += 10
