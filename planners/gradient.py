@@ -1,0 +1,155 @@
+"""Gradient descent through the model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .noise import coloured
+from .problem import (
+    Budget,
+    Evaluation,
+    Plan,
+    Problem,
+    Search,
+    check_above,
+    check_at_least,
+    evaluate,
+    project,
+)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Adam from several starts, projected into the bounds after every step.
+
+    Kingma and Ba, Adam, 2015. Samples never interact: each has its own moments, and its gradient
+    is normalised on its own, so the scale of the cost does not matter. Guardrails enter through
+    an augmented Lagrangian per sample (Rockafellar, 1973; Birgin and Martinez, 2014), in units of
+    the largest value each guardrail had at that sample's start, so that their units do not matter
+    either; a guardrail without a gradient only ranks. The plan is the best point ever visited,
+    feasible first, verified.
+
+    The budget's samples are starts, its iterations the points visited per start. Start 0 is the
+    warm start, or the middle of the box; the others lie around it. Model steps of the backward
+    pass are not counted in `model_calls`.
+
+    sigma: standard deviation of the starts, in units of (high - low) / 2.
+    beta: colour of that noise over the horizon; 0 is white.
+    learning_rate: first step of Adam, in units of (high - low) / 2; it falls to nothing along a
+        cosine over the iterations.
+    penalty: weight of a violation against the unit gradient of the cost; what remains violated
+        gains weight with every step.
+    tolerance: stop ("converged") once no action moves by more than this, in units of
+        (high - low) / 2.
+
+    Raises ValueError for options out of range, and where the rollout or the cost passes on no
+    gradient. The model must not have been prepared under torch.inference_mode.
+    """
+
+    name: ClassVar[str] = "gradient"
+    default_budget: ClassVar[Budget] = Budget(samples=8, iterations=30)
+
+    sigma: float = 0.5
+    beta: float = 0.0
+    learning_rate: float = 0.2
+    penalty: float = 1.0
+    tolerance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        check_at_least("sigma", self.sigma, 0)
+        check_at_least("beta", self.beta, 0)
+        check_above("learning_rate", self.learning_rate, 0)
+        check_at_least("penalty", self.penalty, 0)
+        check_at_least("tolerance", self.tolerance, 0)
+
+    @torch.no_grad()
+    def plan(self, problem: Problem, budget: Budget, generator: torch.Generator) -> Plan:
+        """See `planners.Planner.plan`."""
+        search = Search(problem, budget, generator)
+        half = problem.half_range
+        shape = (problem.episodes, budget.samples, problem.horizon, len(problem.low))
+        noise = coloured(shape, self.beta, half, generator)
+        noise[:, 0] = 0
+        actions = problem.start[:, None] + self.sigma * half * noise
+        actions = project(actions, problem.low, problem.high)
+        first_moment, second_moment = torch.zeros_like(actions), torch.zeros_like(actions)
+        multiplier: Tensor | None = None
+        scale: Tensor | None = None
+        for index in search.iterations():
+            with torch.inference_mode(False), torch.enable_grad():
+                leaf = actions.clone().requires_grad_()
+                evaluation = evaluate(problem, leaf)
+            search.remember(actions, evaluation)
+            if index + 1 == budget.iterations:
+                break  # nobody would look at the next point
+            if multiplier is None or scale is None:
+                violations = evaluation.violations.detach().nan_to_num(0, 0, 0)
+                scale = violations.abs().amax(2, keepdim=True)
+                scale = torch.where(scale > 0, scale, 1)
+                multiplier = torch.zeros_like(violations)
+            direction, multiplier = self._direction(evaluation, leaf, multiplier, scale, half)
+
+            first_moment = torch.lerp(direction, first_moment, 0.9)
+            second_moment = torch.lerp(direction.square(), second_moment, 0.999)
+            rate = self.learning_rate * (1 + math.cos(math.pi * index / budget.iterations)) / 2
+            ahead = first_moment / (1 - 0.9 ** (index + 1))
+            size = (second_moment / (1 - 0.999 ** (index + 1))).sqrt()
+            before = actions
+            actions = actions - rate * half * ahead / (size + 1e-8)
+            actions = project(actions, problem.low, problem.high)
+            if ((actions - before).abs() <= self.tolerance * half).all():
+                search.stop_reason = "converged"
+                break
+        return search.finish()
+
+    def _direction(
+        self,
+        evaluation: Evaluation,
+        actions: Tensor,
+        multiplier: Tensor,
+        scale: Tensor,
+        half: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Ascent direction [E, S, T, A] in units of the half range, and the next multipliers.
+
+        multiplier [E, S, T, G] and scale [E, S, 1, G] are those of the augmented Lagrangian.
+        """
+        cost, violations = evaluation.cost, evaluation.violations
+        if not (evaluation.trajectory.z.requires_grad and cost.requires_grad):
+            what = "the cost" if evaluation.trajectory.z.requires_grad else "the rollout"
+            raise ValueError(
+                f"the gradient planner needs gradients, but {what} returns tensors without: "
+                "remove torch.no_grad, torch.inference_mode or .detach() from it, "
+                "or use cem, mppi or cmaes"
+            )
+        guarded = violations.requires_grad and violations.shape[-1] > 0
+        # Samples are independent, so the gradient of the sum holds each one's own gradient.
+        (slope,) = torch.autograd.grad(
+            cost, actions, torch.ones_like(cost), retain_graph=guarded, allow_unused=True
+        )
+        if slope is None:
+            raise ValueError("the cost has a gradient, but not with respect to the actions")
+        direction = _unit(slope * half)
+        if guarded:
+            value = violations.detach().nan_to_num(0, 0, 0) / scale
+            multiplier = (multiplier + self.penalty * value).clamp(min=0)
+            pull = multiplier / scale
+            (slope,) = torch.autograd.grad(violations, actions, pull, allow_unused=True)
+            if slope is not None:
+                direction = _unit(direction + (slope * half).nan_to_num(0, 0, 0))
+        return direction, multiplier
+
+
+def _unit(slope: Tensor) -> Tensor:
+    """Each sample's slope [E, S, T, A] with a root mean square of 1; 0 where there is none."""
+    # Divided by the largest entry first: squares of large costs' gradients would overflow.
+    slope = slope.nan_to_num(0, 0, 0)
+    largest = slope.abs().amax((2, 3), keepdim=True)
+    slope = torch.where(largest > 0, slope / largest, 0)
+    size = slope.square().mean((2, 3), keepdim=True).sqrt()
+    return torch.where(size > 0, slope / size, 0)
