@@ -12,6 +12,7 @@ Bad input ends in one line on stderr, ``error: ...``, and exit status 2; Ctrl-C 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -201,10 +202,10 @@ class Progress(Generic[T]):
         self._iterable, self._total, self._count = iterable, total, 0.0
         self._description, self._unit, self._figures = description, unit, ""
         self._start = self._printed = time.monotonic()
-        self._closed = False
+        self._closed, self._lined_at = False, 0.0
         self._bar: Any = None
         if sys.stderr.isatty():
-            from tqdm import tqdm
+            from tqdm import tqdm  # type: ignore[import-untyped]
 
             self._bar = tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True)
 
@@ -228,11 +229,11 @@ class Progress(Generic[T]):
         self._closed = True
         if self._bar is not None:
             self._bar.close()
-        elif self._count:
+        elif self._count and self._lined_at != self._count:
             self._line()
 
     def _line(self) -> None:
-        self._printed = time.monotonic()
+        self._printed, self._lined_at = time.monotonic(), self._count
         seconds = max(self._printed - self._start, 1e-9)
         of_total, left = "", ""
         if self._total:
@@ -310,3 +311,29 @@ def atomic_write_json(path: str | Path, content: Any) -> None:
         ValueError: `content` holds a NaN or an infinity, which JSON has no word for.
     """
     atomic_write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def exclusive(path: str | Path, doing: str) -> Iterator[None]:
+    """Hold the lock file `path`; the system lets go of it even if we are killed.
+
+    Raises:
+        UserError: another process holds it; `doing` says what that one is doing.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: no such lock; two runs at once are then the user's to avoid
+        yield
+        return
+    try:
+        file = open(path, "a")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is {doing} (it holds {path}): wait for it, or stop it"
+            ) from None
+        yield

@@ -1,0 +1,471 @@
+"""Recorded episodes and their cached latents: what training reads.
+
+``open_dataset`` opens a Minari dataset (HDF5) whose observations are a Dict with ``pixels`` and,
+usually, ``proprio``: one made by ``python -m worldmodel.collect`` or by anybody else. All frames of
+all episodes stand in one row, ``N`` in all; everything small lies in memory and pixels are read on
+demand. ``LatentCache`` keeps the encoder's tokens of those N frames in one memory-mapped file, so
+that training neither decodes nor encodes an image twice.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import h5py
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from worldmodel.cli import Progress, atomic_write_json, exclusive, progress
+from worldmodel.errors import UserError
+
+Array = NDArray[Any]
+
+
+# -------------------------------------------------------------------------------- the dataset
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Episodes in one row of N frames. Frame ``offsets[e] + t`` is step t of episode e.
+
+    An episode of T actions has T + 1 frames, so its last frame has no action: ``actions`` is NaN
+    there, on purpose, and ``has_action`` is False.
+    """
+
+    path: Path
+    env_id: str  #: Gymnasium id, "" if it was not recorded
+    env_kwargs: dict[str, Any]
+    hash: str  #: of the content, hex
+    lengths: Array  #: actions per episode, int64 [E]
+    offsets: Array  #: first frame of each episode, then N, int64 [E + 1]
+    seeds: Array  #: env.reset(seed=...) of each episode, -1 if unknown, int64 [E]
+    actions: Array  #: float32 [N, A]
+    proprio: Array  #: float32 [N, Dp]
+    state: Array | None  #: simulator truth, float64 [N, Ds], None if it was not recorded
+    contact: Array | None  #: whether the action before this frame touched anything, bool [N]
+    action_low: Array  #: float32 [A]
+    action_high: Array  #: float32 [A]
+    pixels_shape: tuple[int, int, int]  #: (H, W, 3)
+    state_names: tuple[str, ...]
+    proprio_names: tuple[str, ...]
+    jpeg: bool  #: frames are stored as JPEG, as Minari does unless told not to
+
+    @property
+    def episodes(self) -> int:
+        """Number of episodes E."""
+        return len(self.lengths)
+
+    def __len__(self) -> int:
+        """Number of frames N."""
+        return int(self.offsets[-1])
+
+    @functools.cached_property
+    def has_action(self) -> Array:
+        """Whether an action was taken at the frame, bool [N]."""
+        taken = np.ones(len(self), bool)
+        taken[self.offsets[1:] - 1] = False
+        return taken
+
+    def frames(self, episode: int) -> slice:
+        """The T + 1 frames of one episode, as a slice of the N."""
+        if not 0 <= episode < self.episodes:
+            raise IndexError(f"episode is {episode}; the dataset has {self.episodes}")
+        return slice(int(self.offsets[episode]), int(self.offsets[episode + 1]))
+
+    def pixels(self, frames: slice | int | ArrayLike) -> Array:
+        """Read frames from disk.
+
+        Args:
+            frames: indices in 0..N-1, any order, repeats allowed; or a slice of the N frames, such
+                as ``frames(episode)``.
+
+        Returns:
+            uint8 [n, H, W, 3] in the order asked for; [H, W, 3] for a single integer.
+
+        Raises:
+            UserError: the file is damaged.
+            IndexError: an index is out of range.
+        """
+        if isinstance(frames, (int, np.integer)):
+            return self.pixels([int(frames)])[0]
+        if isinstance(frames, slice):
+            frames = np.arange(len(self))[frames]
+        index = np.asarray(frames, np.int64)
+        if index.ndim != 1:
+            raise IndexError(f"frames has shape {index.shape}; expected indices [n]")
+        if len(index) and not 0 <= index.min() <= index.max() < len(self):
+            raise IndexError(f"frames reach {index.min()}..{index.max()}; there are {len(self)}")
+        out = np.empty((len(index), *self.pixels_shape), np.uint8)
+        episode = np.searchsorted(self.offsets, index, "right") - 1
+        # In the order of the file, and neighbours together: a run of frames is one read.
+        order = np.argsort(index, kind="stable")
+        breaks = (np.diff(index[order]) != 1) | (np.diff(episode[order]) != 0)
+        for run in np.split(order, np.flatnonzero(breaks) + 1) if len(order) else ():
+            first = int(index[run[0]] - self.offsets[episode[run[0]]])
+            out[run] = self._read(int(episode[run[0]]), first, first + len(run))
+        return out
+
+    def _read(self, episode: int, start: int, stop: int) -> Array:
+        try:
+            stored = self._open(episode)[start:stop]
+            if self.jpeg:
+                from PIL import Image
+
+                stored = np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in stored])
+        except (OSError, KeyError, RuntimeError) as error:
+            raise UserError(
+                f"{self.path}: cannot read the pixels of episode {episode} ({_plain(error)}): the "
+                "files are damaged; collect the dataset again"
+            ) from None
+        return stored
+
+    # Keeps the files of the last few episodes open, which costs more than reading a frame.
+    def _open(self, episode: int) -> h5py.Dataset:
+        files = self.__dict__.setdefault("_files", {"pid": os.getpid()})
+        if files["pid"] != os.getpid():  # an HDF5 handle must not be shared with a forked child
+            files.clear()
+            files["pid"] = os.getpid()
+        if episode not in files:
+            if len(files) > 128:
+                files.pop(next(key for key in files if key != "pid"))
+            with h5py.File(self.path / "data" / "main_data.hdf5", "r") as main:
+                files[episode] = main[f"episode_{episode}/observations/pixels"]
+        return files[episode]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_files"}
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Open a Minari HDF5 dataset: the folder that ``collect --out`` wrote, or its ``data``.
+
+    Raises:
+        UserError: nothing there, an unfinished collection, a missing, truncated or damaged file, or
+            a dataset without pixels or with actions that are not a Box.
+    """
+    path = Path(path)
+    if path.name == "data" and (path / "metadata.json").exists():
+        path = path.parent
+    try:
+        metadata = json.loads((path / "data" / "metadata.json").read_text())
+    except FileNotFoundError:
+        if (path / "collection.json").exists():
+            raise UserError(
+                f"{path} is not complete: run its `python -m worldmodel.collect` command again, "
+                "it goes on where it stopped"
+            ) from None
+        raise UserError(
+            f"no dataset in {path}: make one with `python -m worldmodel.collect --out {path}`"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path / 'data' / 'metadata.json'}: {error}") from None
+    ours = metadata.get("worldmodel", {})
+    if metadata.get("data_format") != "hdf5":
+        raise UserError(f"{path} is stored as {metadata.get('data_format')!r}: only hdf5 is read")
+    for name, size in ours.get("shards", {}).items():
+        file = path / "data" / name
+        found = file.stat().st_size if file.exists() else None
+        if found != size:
+            what = "is missing" if found is None else f"has {found} bytes instead of {size}"
+            raise UserError(
+                f"{file} {what}: run the `python -m worldmodel.collect` command again, it "
+                "collects what is lost"
+            )
+    try:
+        return _load(path, metadata, ours)
+    except (OSError, KeyError, RuntimeError, TypeError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path} is damaged or not a dataset of pixels and Box actions: {_plain(error)}"
+        ) from None
+
+
+def _load(path: Path, metadata: dict[str, Any], ours: dict[str, Any]) -> Dataset:
+    space = json.loads(metadata["action_space"])
+    pixels_space = json.loads(metadata["observation_space"])["subspaces"]["pixels"]
+    total = int(metadata["total_episodes"])
+    if space["type"] != "Box" or total == 0:
+        raise UserError(f"{path} has {total} episodes with actions {space['type']}: need Box")
+    parts: dict[str, list[Array | None]] = {
+        name: [] for name in ("actions", "proprio", "state", "contact")
+    }
+    seeds = np.full(total, -1, np.int64)
+    lengths = np.zeros(total, np.int64)
+    with _Groups(path / "data" / "main_data.hdf5") as groups:
+        for episode, group in enumerate(groups.first(total)):
+            actions = np.asarray(group["actions"][()], np.float32)
+            lengths[episode] = length = len(actions)
+            seeds[episode] = group.attrs.get("seed", -1)
+            actions = actions.reshape(length, -1)
+            last = np.full((1, actions.shape[1]), np.nan, np.float32)
+            parts["actions"].append(np.concatenate([actions, last]))
+            for name, key, dtype in (
+                ("proprio", "observations/proprio", np.float32),
+                ("state", "infos/state", np.float64),
+                ("contact", "infos/contact", bool),
+            ):
+                found = np.asarray(group[key][()], dtype) if key in group else None
+                # Minari lets infos leave out the first frame; such a one cannot be lined up.
+                aligned = found is not None and len(found) == length + 1
+                parts[name].append(found if aligned else None)
+    if parts["proprio"][0] is None:  # logs of a robot that measures nothing of itself
+        parts["proprio"] = [np.zeros((length + 1, 1), np.float32) for length in lengths]
+    columns = {
+        name: None if any(p is None for p in rows) else np.concatenate(rows)  # type: ignore[arg-type]
+        for name, rows in parts.items()
+    }
+    actions, proprio = columns["actions"], columns["proprio"]
+    assert actions is not None
+    if proprio is None:
+        raise UserError(f"{path} lacks the proprio of some episodes")
+    digest = ours.get("hash")
+    if not digest:
+        sizes = [p.stat().st_size for p in sorted((path / "data").glob("*.hdf5"))]
+        content = hashlib.sha256(json.dumps([metadata, sizes], sort_keys=True).encode())
+        content.update(actions.tobytes())
+        content.update(proprio.tobytes())
+        digest = content.hexdigest()
+    spec = json.loads(metadata.get("env_spec") or "{}")
+    low, high = (
+        np.broadcast_to(np.asarray(space[side], np.float32), space["shape"]).ravel()
+        for side in ("low", "high")
+    )
+    shape = pixels_space["shape"]
+    image = pixels_space["dtype"] == "uint8" and len(shape) == 3 and shape[2] == 3
+    if not image:
+        raise UserError(f"{path} has pixels {pixels_space['dtype']} {shape}: need uint8 [H, W, 3]")
+    return Dataset(
+        path=path,
+        env_id=ours.get("env") or spec.get("id") or "",
+        env_kwargs=ours.get("env_kwargs") or {},
+        hash=digest,
+        lengths=lengths,
+        offsets=np.concatenate([[0], np.cumsum(lengths + 1)]),
+        seeds=seeds,
+        actions=actions,
+        proprio=proprio,
+        state=columns["state"],
+        contact=columns["contact"],
+        action_low=low,
+        action_high=high,
+        pixels_shape=(shape[0], shape[1], 3),
+        state_names=tuple(ours.get("state_names", ())),
+        proprio_names=tuple(ours.get("proprio_names", ())),
+        jpeg=bool(metadata.get("jpeg_encoding", True)) and min(shape[:2]) >= 32,
+    )
+
+
+class _Groups:
+    """The episodes of a main file in order, each linked file opened once and not per episode."""
+
+    def __init__(self, path: Path) -> None:
+        self._main = h5py.File(path, "r")
+        self._shard: tuple[str, h5py.File | None] = ("", None)
+
+    def __enter__(self) -> _Groups:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shard[1] is not None:
+            self._shard[1].close()
+        self._main.close()
+
+    def first(self, count: int) -> Iterator[h5py.Group]:
+        for episode in range(count):
+            link = self._main.get(f"episode_{episode}", getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                if self._shard[0] != link.filename:
+                    if self._shard[1] is not None:
+                        self._shard[1].close()
+                    folder = Path(self._main.filename).parent
+                    self._shard = (link.filename, h5py.File(folder / link.filename, "r"))
+                assert self._shard[1] is not None
+                yield self._shard[1][link.path]
+            else:
+                yield self._main[f"episode_{episode}"]
+
+
+def _plain(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+def split(dataset: Dataset, held_out: float = 0.1) -> tuple[Array, Array]:
+    """Episode numbers for training and held out, both int64 and ascending.
+
+    Every 1/held_out-th episode is held out (at least one), so an episode keeps its side when the
+    dataset is extended, and no draw of luck is in it.
+
+    Raises:
+        ValueError: held_out is not in [0, 1), or it would leave nothing to train on.
+    """
+    if not 0 <= held_out < 1:
+        raise UserError(f"held_out is {held_out}: it must be at least 0 and below 1")
+    episodes = np.arange(dataset.episodes)
+    # The rounding keeps 0.1 * 10 from falling just short of 1.
+    upto = np.floor(np.round(np.arange(dataset.episodes + 1) * held_out, 9))
+    held = np.diff(upto) > 0
+    if held_out > 0 and not held.any():
+        held[-1] = True
+    if held.all():
+        raise UserError(f"{dataset.episodes} episodes leave none to train on: collect more")
+    return episodes[~held], episodes[held]
+
+
+# ---------------------------------------------------------------------------------- the cache
+class FrameEncoder(Protocol):
+    """What a cache needs of an encoder: see worldmodel.encoder.Encoder."""
+
+    hash: str
+    num_tokens: int
+    dim: int
+
+    def encode(self, pixels: Any) -> Any:
+        """uint8 tensor [B, H, W, 3] -> float tensor [B, P, D]."""
+        ...
+
+
+class LatentCache:
+    """The tokens of every frame of a dataset, float16 [N, P, D], memory-mapped, read-only.
+
+    Two files in the cache's folder, named by dataset and encoder hash: ``KEY.tokens``, the bare
+    numbers in C order, and ``KEY.json``, their shape and a CRC-32 of every chunk.
+    """
+
+    def __init__(self, path: Path, tokens: Array) -> None:
+        self.path = path
+        self.tokens = tokens
+
+    @classmethod
+    def open_or_build(
+        cls, dataset: Dataset, encoder: FrameEncoder, root: str | Path, batch: int = 256
+    ) -> LatentCache:
+        """The cache of this dataset and encoder in folder `root`, made if there is no sound one.
+
+        A file that is truncated, damaged or of another dataset or encoder is never used. The
+        CRC of every chunk is checked when the file was touched since it was last found sound, and
+        of a few chunks otherwise. Building that was interrupted goes on where it stopped.
+
+        Args:
+            batch: frames encoded at once.
+
+        Raises:
+            UserError: the folder is not writable, the disk is full, another process is building
+                this cache, or the encoder returns something else than it promised.
+        """
+        shape = (len(dataset), int(encoder.num_tokens), int(encoder.dim))
+        path = Path(root) / f"{dataset.hash[:16]}-{encoder.hash[:16]}.tokens"
+        header = {"dataset": dataset.hash, "encoder": encoder.hash, "shape": list(shape)}
+        cache = cls._open(path, header)
+        if cache is not None:
+            return cache
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with exclusive(path.with_suffix(".lock"), "building the same latent cache"):
+                cache = cls._open(path, header)  # perhaps that other process just finished it
+                if cache is None:
+                    _build(path, header, dataset, encoder, batch)
+                    cache = cls._open(path, header)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"cannot write the latent cache {path}: {reason}") from None
+        if cache is None:
+            raise UserError(f"{path} is damaged as soon as it is written: check the disk")
+        return cache
+
+    @classmethod
+    def _open(cls, path: Path, header: dict[str, Any]) -> LatentCache | None:
+        try:
+            found = json.loads(path.with_suffix(".json").read_text())
+            stat = path.stat()
+            if any(found[name] != value for name, value in header.items()):
+                return None
+            if stat.st_size != _frame_bytes(header) * header["shape"][0]:
+                return None
+            tokens = np.memmap(path, np.float16, "r", shape=tuple(header["shape"]))
+            sums: list[int] = found["crc32"]
+            per_chunk = int(found["frames_per_chunk"])
+            touched = stat.st_mtime_ns != found["mtime_ns"]
+            every = range(len(sums))
+            for chunk in every if touched else every[:: max(1, len(sums) // 8)]:
+                if zlib.crc32(tokens[chunk * per_chunk : (chunk + 1) * per_chunk]) != sums[chunk]:
+                    return None
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            return None
+        if touched:  # copied, say, and sound: next time a few chunks will do
+            try:
+                atomic_write_json(
+                    path.with_suffix(".json"), {**found, "mtime_ns": stat.st_mtime_ns}
+                )
+            except UserError:
+                pass  # a read-only folder: then every chunk is checked each time
+        return cls(path, tokens)
+
+
+def _frame_bytes(header: dict[str, Any]) -> int:
+    return 2 * header["shape"][1] * header["shape"][2]
+
+
+def _build(
+    path: Path, header: dict[str, Any], dataset: Dataset, encoder: FrameEncoder, batch: int
+) -> None:
+    """Encode all frames to a partial file, noting each chunk's CRC beside it; then rename."""
+    partial, noted = path.with_suffix(".partial"), path.with_suffix(".crc")
+    sums = _sound_chunks(partial, noted, _frame_bytes(header), batch)
+    total = header["shape"][0]
+    start = min(len(sums) * batch, total)
+    bar: Progress[Any] = progress(None, total, "encode", "frame")
+    with bar, open(partial, "r+b" if sums else "wb") as file, open(noted, "w") as notes:
+        notes.write(f"{batch}\n" + "".join(f"{crc}\n" for crc in sums))
+        bar.update(start)
+        file.truncate(start * _frame_bytes(header))
+        file.seek(0, os.SEEK_END)
+        for first in range(start, total, batch):
+            pixels = dataset.pixels(slice(first, min(first + batch, total)))
+            tokens = _encode(encoder, pixels, tuple(header["shape"][1:]))
+            file.write(tokens.tobytes())
+            file.flush()
+            sums.append(zlib.crc32(tokens))
+            notes.write(f"{sums[-1]}\n")
+            notes.flush()
+            bar.update(len(tokens))
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    found = {"frames_per_chunk": batch, "crc32": sums, "mtime_ns": path.stat().st_mtime_ns}
+    atomic_write_json(path.with_suffix(".json"), {**header, "dtype": "float16", **found})
+    noted.unlink()
+
+
+def _sound_chunks(partial: Path, noted: Path, frame_bytes: int, batch: int) -> list[int]:
+    """CRCs of the leading chunks of an interrupted build that are as they were noted."""
+    try:
+        lines = noted.read_text().split()
+        sound: list[int] = []
+        if int(lines[0]) == batch:
+            with open(partial, "rb") as file:
+                for line in lines[1:]:
+                    chunk = file.read(frame_bytes * batch)
+                    if len(chunk) != frame_bytes * batch or zlib.crc32(chunk) != int(line):
+                        break
+                    sound.append(int(line))
+        return sound
+    except (OSError, ValueError, IndexError):
+        return []
+
+
+def _encode(encoder: FrameEncoder, pixels: Array, shape: tuple[int, int]) -> Array:
+    import torch  # here, so that reading a dataset does not need it
+
+    with torch.inference_mode():
+        tokens = torch.as_tensor(encoder.encode(torch.from_numpy(pixels)))
+        half = tokens.to(torch.float16).cpu().numpy()
+    if half.shape != (len(pixels), *shape):
+        raise UserError(f"the encoder made tokens {half.shape}: it promised {shape} per frame")
+    if not np.isfinite(half).all():
+        raise UserError("the encoder made tokens that are not finite in float16: wrong weights?")
+    return half
