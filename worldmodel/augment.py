@@ -39,7 +39,7 @@ class AugmentConfig:
 
     global_size: int = 112
     local_size: int = 56
-    global_crops: int = 2
+    global_crops: int = 1
     local_crops: int = 2
     global_scale: tuple[float, float] = (0.6, 1.0)
     local_scale: tuple[float, float] = (0.15, 0.5)
@@ -92,10 +92,8 @@ def dead_leaves(count: int, size: int, seed: int) -> np.ndarray:
 class Augment:
     """Turn a batch of frames into normalised crops, the same for the same generator state."""
 
-    def __init__(
-        self, config: AugmentConfig, textures: Tensor, mean: Tensor, std: Tensor
-    ) -> None:
-        """Args: textures: uint8 [M, H, W, 3], backgrounds; mean, std: float [3], of [0, 1] pixels."""
+    def __init__(self, config: AugmentConfig, textures: Tensor, mean: Tensor, std: Tensor) -> None:
+        """Args: textures: backgrounds, uint8 [M, H, W, 3]; mean, std: [3], in [0, 1] units."""
         self.config = config
         self.textures = textures
         self.mean = mean.view(1, 3, 1, 1)

@@ -1,13 +1,12 @@
 """Train the project's own DINO: self-distillation of a small ViT on frames, on two CPU cores.
 
-    python -m worldmodel.pretrain --config configs/dino.yaml --data data/pusht,data/maze --out runs/dino
+    python -m worldmodel.pretrain --config configs/dino.yaml --out runs/dino
 
 Three terms, all served by one masked forward of the student on each global crop:
 
 - class token: cross-entropy between teacher and student over prototypes (DINO, Caron et al. 2021),
-  the teacher centred and sharpened at a fixed low temperature;
-- masked patches: the same per patch, against the teacher's unmasked view (iBOT, Zhou et al. 2022),
-  the teacher balanced by Sinkhorn-Knopp;
+  the teacher balanced by Sinkhorn-Knopp (SwAV, Caron et al. 2020) at a fixed low temperature;
+- masked patches: the same per patch, against the teacher's unmasked view (iBOT, Zhou et al. 2022);
 - masked pixels: a linear head regresses the pixels behind the mask (SimMIM, Xie et al. 2022).
   This is no part of DINO. It is an extra term with its own weight, because on a budget of minutes
   it is what teaches the patch tokens where things are.
@@ -37,6 +36,7 @@ from torch import Tensor, nn
 
 from worldmodel.augment import Augment, AugmentConfig, dead_leaves
 from worldmodel.cli import parse_config, run
+from worldmodel.data import open_dataset
 from worldmodel.encoder import ViT, ViTConfig, patchify
 from worldmodel.errors import UserError
 
@@ -81,17 +81,17 @@ class PretrainConfig:
 
     data: str = "data/pusht"
     out: str = "runs/dino"
-    minutes: float = 35.0
+    minutes: float = 30.0
     steps: int | None = None
     resume: bool = False
-    batch: int = 128
+    batch: int = 96
     frames: int = 40_000
     procedural: float = 0.25
     bank: int = 4_000
     dim: int = 192
     depth: int = 6
     heads: int = 3
-    prototypes: int = 1024
+    prototypes: int = 512
     mask_share: float = 0.75
     mask_ratio: tuple[float, float] = (0.1, 0.6)
     cls_weight: float = 1.0
@@ -100,7 +100,7 @@ class PretrainConfig:
     koleo_weight: float = 0.1
     student_temperature: float = 0.1
     cls_temperature: float = 0.04
-    patch_temperature: float = 0.05
+    patch_temperature: float = 0.03
     lr: float = 1e-3
     weight_decay: float = 0.04
     warmup: float = 0.05
@@ -108,7 +108,7 @@ class PretrainConfig:
     ema: float = 0.99
     seed: int = 0
     log_every: int = 20
-    save_minutes: float = 5.0
+    save_minutes: float = 3.0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
@@ -235,8 +235,10 @@ def load_frames(paths: Sequence[str], count: int, size: int, seed: int) -> np.nd
 
 
 def _dataset_frames(path: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Frames of a dataset folder, uint8 [N, H, W, 3], whole episodes in random order, thinned."""
-    raise UserError(f"{path!r} is not a .npy file of frames.")
+    """At most `count` frames of a dataset folder, uint8 [N, H, W, 3], drawn evenly."""
+    dataset = open_dataset(path)
+    index = np.sort(rng.permutation(len(dataset))[:count])
+    return dataset.pixels(index)
 
 
 def _resize(frames: np.ndarray, size: int) -> np.ndarray:
@@ -266,11 +268,14 @@ class Trainer:
         torch.manual_seed(c.seed)
         self.student = Network(c, self.vit_config)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.center = torch.zeros(c.prototypes)
         matrices = [p for n, p in self.student.named_parameters() if _decays(n, p)]
         others = [p for n, p in self.student.named_parameters() if not _decays(n, p)]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices},
+            {"params": others, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(
-            [{"params": matrices}, {"params": others, "weight_decay": 0.0}],
+            groups,
             lr=c.lr,
             betas=(0.9, 0.95),
             weight_decay=c.weight_decay,
@@ -312,7 +317,7 @@ class Trainer:
                 seen = self.teacher.vit(views)
                 teacher_cls = self.teacher.cls_head(seen[:, 0])
                 teacher_patch = self.teacher.patch_head(seen[:, 1:].flatten(0, 1)[index])
-                cls_targets = ((teacher_cls - self.center) / c.cls_temperature).softmax(-1)
+                cls_targets = sinkhorn(teacher_cls, c.cls_temperature)
                 patch_targets = sinkhorn(teacher_patch, c.patch_temperature)
             tokens = self.student.vit(views, mask)
             hidden = tokens[:, 1:].flatten(0, 1)[index]
@@ -345,7 +350,6 @@ class Trainer:
             torch._foreach_lerp_(
                 list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum
             )
-            self.center.lerp_(teacher_cls.mean(0), 0.1)
         self.step += 1
         return {
             "loss": loss.detach(),
@@ -381,7 +385,6 @@ class Trainer:
             "student": self.student.state_dict(),
             "teacher": self.teacher.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "center": self.center,
             "step": self.step,
             "elapsed": self.elapsed,
         }
@@ -393,7 +396,6 @@ class Trainer:
             self.student.load_state_dict(state["student"])
             self.teacher.load_state_dict(state["teacher"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.center = state["center"]
             self.step, self.elapsed = int(state["step"]), float(state["elapsed"])
         except FileNotFoundError:
             raise UserError(f"Nothing to resume at {str(path)!r}: start without resume.") from None
