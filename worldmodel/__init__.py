@@ -1,0 +1,40 @@
+"""A latent world model: how the world responds, and a planner's agent on top of it.
+
+    import worldmodel
+    agent = worldmodel.load("pusht")
+    agent.reset(goal_pixels)
+    action = agent.act(obs)
+
+Importing this package is cheap: torch is imported by whatever needs it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worldmodel.errors import UserError
+
+if TYPE_CHECKING:
+    from planners import Planner
+    from worldmodel.agent import Agent
+
+__all__ = ["UserError", "load"]
+
+
+def load(name_or_path: str | Path, planner: str | Planner = "cem", **config: Any) -> Agent:
+    """An agent from a bundled checkpoint's name (``"pusht"``) or a checkpoint's folder.
+
+    Args:
+        name_or_path: what to load.
+        planner: ``"cem"``, ``"mppi"``, ``"cmaes"``, ``"gradient"``, or a planner with its options.
+        config: fields of `worldmodel.agent.AgentConfig`, such as ``samples=100``.
+
+    Raises:
+        UserError: no such checkpoint or a damaged one, an unknown planner or field.
+    """
+    from worldmodel.agent import Agent, make_config, make_planner
+    from worldmodel.checkpoint import load_checkpoint
+
+    chosen, settings = make_planner(planner), make_config(**config)
+    return Agent(*load_checkpoint(name_or_path), planner=chosen, config=settings)

@@ -1,0 +1,345 @@
+"""The agent: model-predictive control towards a goal image.
+
+It sees pixels and proprio, never the simulator's state nor whether it has succeeded::
+
+    agent.reset(goal_pixels)
+    while True:
+        obs, *_ = env.step(agent.act(obs))
+
+Every frameskip primitive steps one frame is encoded and joins the context; every ``execute`` model
+steps a planner looks for the actions whose imagined latents end at the goal's (as DINO-WM, Zhou et
+al. 2025, does), starting from what is left of the last plan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import difflib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import planners
+from planners import Budget, Plan, Planner, Problem, Trajectory
+from worldmodel.checkpoint import CheckpointInfo
+from worldmodel.errors import UserError
+from worldmodel.predictor import WorldModel
+
+if TYPE_CHECKING:
+    from worldmodel.encoder import Encoder
+
+Array = NDArray[Any]
+NO_PLAN = "no plan: everything imagined was NaN or violated a guardrail"
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """How to plan.
+
+    Attributes:
+        horizon: model steps imagined, T; None takes the checkpoint's.
+        execute: model steps carried out before planning again; fewer than the horizon, because
+            nothing vouches for a plan to its very end.
+        samples: candidates per iteration; None takes the planner's default.
+        iterations: None takes the planner's default.
+        budget_ms: deadline of one plan in milliseconds, or None.
+        proprio_weight: of the squared distance in proprio (in standard deviations of the data)
+            against the squared distance in latents.
+        path_weight: of the mean distance at the imagined steps before the last, without which
+            arriving can be put off for ever.
+        seed: of the planner's random numbers.
+        bfloat16: imagine in bfloat16; False where it is slow or not trusted.
+    """
+
+    horizon: int | None = None
+    execute: int = 1
+    samples: int | None = None
+    iterations: int | None = None
+    budget_ms: float | None = None
+    proprio_weight: float = 0.1
+    path_weight: float = 0.1
+    seed: int = 0
+    bfloat16: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("horizon", "execute", "samples", "iterations"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise UserError(f"{name} is {value!r}: it must be a whole number of at least 1")
+        for name in ("budget_ms", "proprio_weight", "path_weight", "seed"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise UserError(f"{name} is {value!r}: it must be at least 0")
+
+
+class Agent:
+    """Plans towards goal images for one robot, or for E robots at once.
+
+    Attributes:
+        last_plan: the latest `planners.Plan`, or None before the first.
+        last_timings: ``encode_ms`` and ``plan_ms`` of the latest of each.
+        stop_reasons: per episode, why it stands still, or None.
+        distance: ``[E]``, mean squared latent distance of the latest encoded frame to the goal.
+
+    Raises:
+        UserError: `config` does not fit the horizon or the planner.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        encoder: Encoder,
+        info: CheckpointInfo,
+        planner: Planner,
+        config: AgentConfig | None = None,
+    ) -> None:
+        self.encoder, self.info, self.planner = encoder, info, planner
+        self.config = config or AgentConfig()
+        self.horizon = self.config.horizon or info.horizon
+        if self.config.execute >= self.horizon:
+            raise UserError(
+                f"execute is {self.config.execute} with a horizon of {self.horizon}: execute fewer "
+                "model steps than are planned"
+            )
+        default = planner.default_budget
+        self.budget = Budget(
+            self.config.samples or default.samples,
+            self.config.iterations or default.iterations,
+            self.config.budget_ms,
+        )
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        if self.config.bfloat16:
+            # Autocast would cast frozen weights anew on every call; cast them once.
+            for layer in self.model.modules():
+                if isinstance(layer, nn.Linear):
+                    layer.bfloat16()
+        self.device = self.model.action_low.device
+        self.frameskip = self.model.config.frameskip
+        self.low = self.model.action_low.repeat(self.frameskip)
+        self.high = self.model.action_high.repeat(self.frameskip)
+        self.last_plan: Plan | None = None
+        self.last_timings = {"encode_ms": 0.0, "plan_ms": 0.0}
+        self.stop_reasons: tuple[str | None, ...] = ()
+        self._goal: Trajectory | None = None
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why an episode stands still, or None while all of them have a plan."""
+        return next((reason for reason in self.stop_reasons if reason), None)
+
+    def reset(self, goals: Array, seed: int | None = None) -> None:
+        """Begin an episode towards `goals`: uint8 ``[H, W, 3]``, or ``[E, H, W, 3]`` for E of them.
+
+        Encodes the goals once, and forgets everything before. `seed` replaces the config's.
+
+        Raises:
+            UserError: not such an image.
+        """
+        goals = _checked_pixels(goals, "goal")
+        self._batched = goals.ndim == 4
+        pixels = goals if self._batched else goals[None]
+        z = self._encode(pixels)
+        # Nobody knows the proprio at the goal: the model reads it off the image.
+        with self._precision(), torch.no_grad():
+            self._goal = Trajectory(z, self.model.read_proprio(z))
+        self._generator = torch.Generator().manual_seed(self.config.seed if seed is None else seed)
+        self._steps = 0
+        self._z = self._proprio = self._past = torch.empty(0, device=self.device)
+        self._chunk = torch.empty(0, device=self.device)
+        self.last_plan = None
+        self.stop_reasons = (None,) * len(pixels)
+        self.distance = torch.empty(0)
+
+    def act(self, obs: Mapping[str, Array]) -> Array:
+        """The next primitive action, float32 ``[a]`` (``[E, a]``), within the bounds.
+
+        Args:
+            obs: ``pixels`` uint8 ``[H, W, 3]`` and ``proprio`` ``[Dp]``, both with a leading E
+                after a reset with E goals, as Gymnasium's vector environments give them.
+
+        Raises:
+            UserError: `obs` is not that, or `reset` was never called.
+        """
+        if self._goal is None:
+            raise UserError("the agent has no goal yet: call agent.reset(goal_pixels) first")
+        pixels, proprio = self._checked_obs(obs)
+        step = self._steps % self.frameskip
+        if step == 0:
+            begun = time.perf_counter()
+            self._observe(self._encode(pixels), proprio)
+            self.last_timings["encode_ms"] = _ms_since(begun)
+            if (self._steps // self.frameskip) % self.config.execute == 0:
+                self._replan()
+            self._chunk = self._next_chunk()
+        self._steps += 1
+        actions = self._chunk.unflatten(-1, (self.frameskip, -1))[:, step].cpu().numpy()
+        return actions if self._batched else actions[0]
+
+    def problem(self, warm_start: Tensor | None = None) -> Problem:
+        """What there is to plan now: be where the goal image was taken, within the horizon."""
+        assert self._goal is not None and self._goal.proprio is not None
+        goal_z = self._goal.z[:, None, None]  # [E, 1, 1, P, D]
+        goal_proprio = self._goal.proprio[:, None, None]
+        z, proprio, past = self._z, self._proprio, self._past
+        weights = torch.full((self.horizon,), self.config.path_weight, device=self.device)
+        weights /= max(1, self.horizon - 1)
+        weights[-1] = 1.0
+
+        def rollout(actions: Tensor) -> Trajectory:
+            with self._precision():
+                return Trajectory(*self.model.rollout(z, proprio, past, actions))
+
+        def cost(trajectory: Trajectory, actions: Tensor) -> Tensor:
+            assert trajectory.proprio is not None
+            apart = (trajectory.z - goal_z).square().mean((-2, -1))  # [E, S, T]
+            deviation = (trajectory.proprio - goal_proprio) / self.model.proprio_std
+            apart = apart + self.config.proprio_weight * deviation.square().mean(-1)
+            return (apart * weights).sum(-1)
+
+        return Problem(
+            rollout=rollout,
+            cost=cost,
+            low=self.low,
+            high=self.high,
+            horizon=self.horizon,
+            episodes=len(goal_z),
+            warm_start=warm_start,
+        )
+
+    def read_proprio(self, pixels: Array) -> Array:
+        """Proprio ``[Dp]`` as the model reads it off one image, uint8 ``[H, W, 3]``."""
+        z = self._encode(_checked_pixels(pixels, "image")[None])
+        with self._precision(), torch.no_grad():
+            proprio: Array = self.model.read_proprio(z)[0].cpu().numpy()
+        return proprio
+
+    # ---------------------------------------------------------------------------------- inside
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16)
+
+    @torch.no_grad()
+    def _encode(self, pixels: Array) -> Tensor:
+        """Latents ``[E, P, D]`` of uint8 ``[E, H, W, 3]``."""
+        tokens = self.encoder.encode(torch.from_numpy(np.ascontiguousarray(pixels)))
+        with self._precision():
+            return self.model.project(tokens.to(self.device))
+
+    def _observe(self, z: Tensor, proprio: Tensor) -> None:
+        """Append a frame, and the actions that led to it, to the K frames of context."""
+        assert self._goal is not None
+        context = self.model.config.context
+        if self._steps == 0:
+            # Before there is a past, the robot has always stood where it is, as in training.
+            nothing = torch.zeros_like(self.low).clamp(self.low, self.high)
+            self._z = z[:, None].repeat(1, context, 1, 1)
+            self._proprio = proprio[:, None].repeat(1, context, 1)
+            self._past = nothing.repeat(len(z), context - 1, 1)
+        else:
+            self._z = torch.cat([self._z[:, 1:], z[:, None]], 1)
+            self._proprio = torch.cat([self._proprio[:, 1:], proprio[:, None]], 1)
+            past = torch.cat([self._past, self._chunk[:, None]], 1)
+            self._past = past[:, 1:]
+        self.distance = (z - self._goal.z).square().mean((-2, -1)).cpu()
+
+    def _replan(self) -> None:
+        begun = time.perf_counter()
+        warm_start = None
+        if self.last_plan is not None:
+            kept = self.last_plan.actions[:, self.config.execute :]
+            idle = torch.zeros_like(self.low).clamp(self.low, self.high)
+            new = idle.expand(len(kept), self.config.execute, -1)
+            warm_start = torch.cat([kept, new], 1)
+        plan = self.planner.plan(self.problem(warm_start), self.budget, self._generator)
+        self.last_plan = plan
+        self.stop_reasons = tuple(None if ok else NO_PLAN for ok in plan.feasible.tolist())
+        self.last_timings["plan_ms"] = _ms_since(begun)
+
+    def _next_chunk(self) -> Tensor:
+        """The frameskip actions of this model step ``[E, F*A]``: zero where there is no plan."""
+        plan = self.last_plan
+        assert plan is not None
+        chunk = plan.actions[:, (self._steps // self.frameskip) % self.config.execute]
+        chunk = torch.where(plan.feasible[:, None], chunk, 0.0)
+        return chunk.clamp(self.low, self.high).float()
+
+    def _checked_obs(self, obs: Mapping[str, Array]) -> tuple[Array, Tensor]:
+        """Pixels ``[E, H, W, 3]`` and proprio ``[E, Dp]`` of an observation."""
+        missing = {"pixels", "proprio"} - set(obs)
+        if missing:
+            raise UserError(
+                f"the observation lacks {', '.join(sorted(missing))}: it must have 'pixels' and "
+                f"'proprio', this one has {', '.join(map(repr, obs))}"
+            )
+        pixels = _checked_pixels(obs["pixels"], "pixels")
+        proprio = np.asarray(obs["proprio"], np.float32)
+        if not self._batched:
+            pixels, proprio = pixels[None], proprio[None]
+        episodes, width = len(self.stop_reasons), len(self.model.spec.proprio_mean)
+        if pixels.ndim != 4 or len(pixels) != episodes:
+            raise UserError(
+                f"pixels have shape {np.shape(obs['pixels'])}, which does not fit the "
+                f"{episodes if self._batched else 'one unbatched'} goal(s) the agent was reset with"
+            )
+        if proprio.shape != (episodes, width):
+            raise UserError(
+                f"proprio has shape {np.shape(obs['proprio'])}, but this model knows {width} "
+                f"numbers for each of {episodes} episode(s)"
+            )
+        if not np.isfinite(proprio).all():
+            raise UserError(f"proprio is {proprio.tolist()}: all of it must be finite numbers")
+        return pixels, torch.from_numpy(proprio).to(self.device)
+
+
+def make_planner(planner: str | Planner) -> Planner:
+    """The planner of that name, or the planner itself.
+
+    Raises:
+        UserError: no planner has that name.
+    """
+    if not isinstance(planner, str):
+        return planner
+    try:
+        return planners.make(planner)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def make_config(**values: Any) -> AgentConfig:
+    """An AgentConfig from keywords.
+
+    Raises:
+        UserError: an unknown field, naming the nearest, or a bad value.
+    """
+    known = [field.name for field in dataclasses.fields(AgentConfig)]
+    for name in values:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, 1, 0.4)
+            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+            raise UserError(f"the agent has no setting {name!r}: {hint}it has {', '.join(known)}")
+    return AgentConfig(**values)
+
+
+def _checked_pixels(pixels: Array, what: str) -> Array:
+    pixels = np.asarray(pixels)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[-1] != 3:
+        raise UserError(
+            f"{what} is {pixels.dtype} {list(pixels.shape)}: expected RGB, uint8 [H, W, 3] "
+            "(or [E, H, W, 3])"
+        )
+    if pixels.shape[-3] != pixels.shape[-2] or not pixels.size:
+        raise UserError(
+            f"{what} is {pixels.shape[-2]}x{pixels.shape[-3]} pixels: it must be square"
+        )
+    return pixels
+
+
+def _ms_since(begun: float) -> float:
+    return (time.perf_counter() - begun) * 1e3

@@ -1,0 +1,234 @@
+"""Checkpoints: a folder with ``model.safetensors`` and ``config.json``, all that planning needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as to_safetensors
+
+from worldmodel.errors import UserError
+from worldmodel.predictor import DataSpec, ModelConfig, WorldModel
+
+if TYPE_CHECKING:
+    from worldmodel.encoder import Encoder
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+BUNDLED_FOLDER = Path(__file__).parent / "checkpoints"
+BUNDLED = {"worldmodel/PushT-v0": "pusht", "worldmodel/Maze-v0": "maze"}
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What ``config.json`` says.
+
+    Attributes:
+        env_id: Gymnasium id of the environment the data came from.
+        env_kwargs: how that environment was made.
+        image_size: side of the recorded pixels.
+        encoder: name for `worldmodel.encoder.load_encoder`.
+        encoder_hash: of the encoder's weights and preprocessing.
+        model: sizes of the world model.
+        spec: what the world model is fed, with its statistics.
+        horizon: model steps to imagine when planning, T.
+        training: data, steps, minutes, seed.
+        evaluation: success figures together with their protocol.
+        format_version: of this file.
+    """
+
+    env_id: str
+    env_kwargs: dict[str, Any]
+    image_size: int
+    encoder: str
+    encoder_hash: str
+    model: ModelConfig
+    spec: DataSpec
+    horizon: int = 5
+    training: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: WorldModel,
+    info: CheckpointInfo,
+    dtype: Literal["bfloat16", "float32"] = "bfloat16",
+) -> None:
+    """Write `model` and `info` to `folder`: complete or not at all; other files in it are left.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    weights = {
+        name: tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    config = json.dumps(dataclasses.asdict(info), indent=2, allow_nan=False) + "\n"
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        temporary.chmod(0o755)  # mkdtemp makes private folders; checkpoints are not secret
+        for name, content in ((WEIGHTS, to_safetensors(weights)), (CONFIG, config.encode())):
+            with open(temporary / name, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if not folder.exists():
+            os.rename(temporary, folder)
+        else:
+            for name in (WEIGHTS, CONFIG):
+                os.replace(temporary / name, folder / name)
+    except OSError as error:
+        raise UserError(f"cannot write checkpoint {folder}: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_checkpoint(
+    name_or_path: str | Path, weights: str | Path | None = None
+) -> tuple[WorldModel, Encoder, CheckpointInfo]:
+    """The frozen world model in float32, its encoder, and what is known about them.
+
+    Args:
+        name_or_path: a bundled name (``"pusht"``) or a folder.
+        weights: local weights for the encoder, where its name alone does not find them.
+
+    Raises:
+        UserError: not found, damaged, of another format version, or the encoder found here is not
+            the one the model was trained with.
+    """
+    from worldmodel.encoder import load_encoder
+
+    folder = find_checkpoint(name_or_path)
+    info = load_info(folder)
+    model = WorldModel(info.model, info.spec)
+    path = folder / WEIGHTS
+    try:
+        tensors = parse_safetensors(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} is damaged or cut short ({error}): copy the checkpoint again"
+        ) from None
+    _check_tensors(model, tensors, path)
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    model.eval().requires_grad_(False)
+    encoder = load_encoder(info.encoder, weights=weights)
+    if encoder.hash != info.encoder_hash:
+        raise UserError(
+            f"checkpoint {folder} was trained with encoder {info.encoder!r} of hash "
+            f"{info.encoder_hash[:12]}, but the one found here has hash {encoder.hash[:12]}: "
+            "use the encoder weights it was trained with, or train again"
+        )
+    return model, encoder, info
+
+
+def find_checkpoint(name_or_path: str | Path) -> Path:
+    """The folder of a bundled checkpoint's name, or of a path.
+
+    Raises:
+        UserError: neither exists.
+    """
+    bundled = BUNDLED_FOLDER / str(name_or_path)
+    if len(Path(name_or_path).parts) == 1 and (bundled / CONFIG).exists():
+        return bundled
+    folder = Path(name_or_path)
+    if (folder / CONFIG).exists():
+        return folder
+    names = sorted(path.parent.name for path in BUNDLED_FOLDER.glob(f"*/{CONFIG}"))
+    what = f"has no {CONFIG}" if folder.is_dir() else "does not exist"
+    raise UserError(
+        f"no checkpoint {str(name_or_path)!r}: that folder {what}; "
+        f"bundled checkpoints are {', '.join(names) or 'none yet: train one first'}"
+    )
+
+
+def bundled_for(env_id: str) -> str:
+    """Name of the bundled checkpoint for an environment, as ``worldmodel/PushT-v0`` -> ``pusht``.
+
+    Raises:
+        UserError: there is none.
+    """
+    name = BUNDLED.get(env_id.rpartition(":")[2])
+    if name is None:
+        raise UserError(
+            f"no bundled checkpoint for {env_id!r}: give --checkpoint; bundled ones are for "
+            f"{', '.join(BUNDLED)}"
+        )
+    return name
+
+
+def load_info(folder: Path) -> CheckpointInfo:
+    """``config.json`` of a checkpoint folder, checked.
+
+    Raises:
+        UserError: unreadable, incomplete, or of another format version.
+    """
+    path = folder / CONFIG
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}): copy the checkpoint again") from None
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format_version {version!r}, this program reads {FORMAT_VERSION}: "
+            "use the matching version of the program, or train again"
+        )
+    info: CheckpointInfo = _build(CheckpointInfo, content, path)
+    return info
+
+
+def _build(cls: Any, content: Any, path: Path) -> Any:
+    """The dataclass `cls` from parsed JSON; nested dataclasses and tuples too."""
+    hints = typing.get_type_hints(cls)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected the keys of {cls.__name__}, not {content!r:.40}")
+    missing = [name for name in hints if name not in content]
+    unknown = [name for name in content if name not in hints]
+    if missing or unknown:
+        what = f"lacks {', '.join(missing)}" if missing else f"has unknown {', '.join(unknown)}"
+        raise UserError(f"{path} {what} (in {cls.__name__}): copy the checkpoint again")
+    values: dict[str, Any] = {}
+    for name, hint in hints.items():
+        value = content[name]
+        expected = typing.get_origin(hint) or hint
+        if dataclasses.is_dataclass(hint):
+            value = _build(hint, value, path)
+        elif expected is tuple and isinstance(value, list):
+            value = tuple(float(number) for number in value)
+        elif not isinstance(value, expected):
+            raise UserError(f"{path}: {name} is {value!r:.40}, expected {expected.__name__}")
+        values[name] = value
+    return cls(**values)
+
+
+def _check_tensors(model: WorldModel, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise UserError(
+                f"{path} does not fit its {CONFIG}: tensor {name} is {found.get(name, 'missing')}, "
+                f"expected {expected.get(name, 'none')}"
+            )
+        if not tensors[name].isfinite().all():
+            raise UserError(f"{path}: tensor {name} holds NaN or infinity; the training diverged")
