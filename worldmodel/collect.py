@@ -17,6 +17,7 @@ start fast and stay small.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
 import json
 import multiprocessing
@@ -25,7 +26,7 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from multiprocessing.process import parent_process
@@ -120,7 +121,10 @@ class Recorder:
         config = self.config
         obs, info = self.env.reset(seed=episode_seed(config.seed, index))
         rng = np.random.default_rng([config.seed, index, 1])
-        policy = make_policy(self.env, config.policy, rng)
+        try:
+            policy = make_policy(self.env, config.policy, rng)
+        except ValueError as error:
+            raise UserError(str(error)) from None
         low, high = self.env.action_space.low, self.env.action_space.high  # type: ignore[attr-defined]
         frames, infos = [self._frame(obs)], [info]
         actions, rewards, ends = [], [], []
@@ -195,8 +199,10 @@ def _make_env(config: CollectConfig) -> gym.Env[Any, Any]:
     import envs  # noqa: F401  (registers the bundled environments)
 
     try:
-        spec = gym.spec(config.env)
-        entry = spec.entry_point
+        module, _, name = config.env.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        entry = gym.spec(name).entry_point
         creator = gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
     except (gym.error.Error, ImportError, AttributeError) as error:
         known = sorted(name for name in gym.registry if name.startswith("worldmodel/"))
@@ -220,7 +226,7 @@ def save_shard(path: Path, episodes: dict[int, tuple[int, dict[str, Array]]]) ->
     makes a rendered 112 px frame ten times smaller in as little time, and Fletcher's checksum tells
     of damage when it is read.
     """
-    with h5py.File.in_memory() as file:
+    with h5py.File("memory", "w", driver="core", backing_store=False) as file:
         for index, (seed, arrays) in episodes.items():
             group = file.create_group(f"episode_{index}")
             digest = hashlib.sha256()
@@ -264,30 +270,33 @@ def read_shard(path: Path, indices: range) -> list[dict[str, Any]] | None:
         return None
 
 
-_recorder: Recorder | None = None  # of a worker process
+def _collect_shard(recorder: Recorder, path: Path, indices: range) -> int:
+    seed = recorder.config.seed
+    episodes = {i: (episode_seed(seed, i), recorder.record(i)) for i in indices}
+    save_shard(path, episodes)
+    return sum(len(arrays["observations/proprio"]) for _, arrays in episodes.values())
+
+
+# A worker process: one Recorder, which lives as long as the process.
+_recorder: Recorder
 
 
 def _start_worker(config: CollectConfig) -> None:
     global _recorder
     # Ctrl-C reaches the whole process group; the parent decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_die_with, args=(parent_process(),), daemon=True).start()
     _recorder = Recorder(config)
 
 
 def _die_with(parent: Any) -> None:
+    """End this process when its parent ends, however that was killed."""
     parent.join()
     os._exit(1)
 
 
-def _collect_shard(path: Path, indices: range) -> int:
-    assert _recorder is not None
-    seed = _recorder.config.seed
-    episodes = {i: (episode_seed(seed, i), _recorder.record(i)) for i in indices}
-    save_shard(path, episodes)
-    return sum(len(arrays["observations/proprio"]) for _, arrays in episodes.values())
+def _work(path: Path, indices: range) -> int:
+    return _collect_shard(_recorder, path, indices)
 
 
 # -------------------------------------------------------------------------------- the dataset
@@ -320,7 +329,7 @@ def collect(config: CollectConfig) -> dict[str, Any]:
         }
         missing = {path: r for path, r in shards.items() if read_shard(path, r) is None}
         started = time.monotonic()
-        new_frames = _collect_shards(config, missing) if missing else 0
+        new_frames = _collect_shards(config, recorder, missing) if missing else 0
         seconds = time.monotonic() - started
         result = _publish(config, recorder, shards)
     return {**result, "new_frames": new_frames, "frames_per_second": new_frames / seconds}
@@ -356,27 +365,27 @@ def _claim(config: CollectConfig) -> None:
     atomic_write_json(path, {**wanted, "episodes": config.episodes})
 
 
-def _collect_shards(config: CollectConfig, missing: dict[Path, range]) -> int:
-    """Record the missing shards in worker processes. Returns the number of frames."""
+def _collect_shards(config: CollectConfig, recorder: Recorder, missing: dict[Path, range]) -> int:
+    """Record the missing shards, here or in worker processes. Returns the number of frames."""
     frames = 0
-    # spawn, not fork: OpenGL contexts and threads do not survive a fork.
-    pool = ProcessPoolExecutor(
-        min(config.workers, len(missing)),
-        multiprocessing.get_context("spawn"),
-        _start_worker,
-        (config,),
-    )
-    steps = config.steps + 1
-    total = sum(len(indices) for indices in missing.values()) * steps
+    length = config.steps + 1
+    total = sum(len(indices) for indices in missing.values()) * length
     bar: Progress[Any] = progress(None, total, "collect", "frame")
-    with pool, bar:
-        jobs: dict[Future[int], range] = {
-            pool.submit(_collect_shard, path, indices): indices for path, indices in missing.items()
-        }
+    workers = min(config.workers, len(missing))
+    if workers == 1:
+        with bar:
+            for path, indices in missing.items():
+                frames += _collect_shard(recorder, path, indices)
+                bar.update(len(indices) * length)
+        return frames
+    # spawn, not fork: OpenGL contexts and threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (config,)) as pool, bar:
+        jobs = {pool.submit(_work, path, indices): indices for path, indices in missing.items()}
         try:
             for job in as_completed(jobs):
                 frames += job.result()
-                bar.update(len(jobs[job]) * steps)
+                bar.update(len(jobs[job]) * length)
         except BrokenProcessPool:
             raise UserError(
                 "a worker process was killed, perhaps for want of memory: what is finished is "
@@ -400,7 +409,7 @@ def _publish(
     contacts: list[int | None] = []
     sizes: dict[str, int] = {}
     digest = hashlib.sha256(json.dumps(config.identity(), sort_keys=True).encode())
-    with h5py.File.in_memory() as file:
+    with h5py.File("memory", "w", driver="core", backing_store=False) as file:
         for path, indices in shards.items():
             episodes = read_shard(path, indices)
             if episodes is None:

@@ -9,6 +9,7 @@ that training neither decodes nor encodes an image twice.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -120,24 +121,30 @@ class Dataset:
 
                 stored = np.stack([np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in stored])
         except (OSError, KeyError, RuntimeError) as error:
+            link = self._handles()["main"].get(f"episode_{episode}", getlink=True)
+            file = self.path / "data" / getattr(link, "filename", "main_data.hdf5")
             raise UserError(
-                f"{self.path}: cannot read the pixels of episode {episode} ({_plain(error)}): the "
-                "files are damaged; collect the dataset again"
+                f"cannot read the pixels of episode {episode} ({_plain(error)}): delete {file} "
+                "and run the `python -m worldmodel.collect` command again"
             ) from None
         return stored
 
-    # Keeps the files of the last few episodes open, which costs more than reading a frame.
     def _open(self, episode: int) -> h5py.Dataset:
-        files = self.__dict__.setdefault("_files", {"pid": os.getpid()})
-        if files["pid"] != os.getpid():  # an HDF5 handle must not be shared with a forked child
-            files.clear()
-            files["pid"] = os.getpid()
-        if episode not in files:
-            if len(files) > 128:
-                files.pop(next(key for key in files if key != "pid"))
-            with h5py.File(self.path / "data" / "main_data.hdf5", "r") as main:
-                files[episode] = main[f"episode_{episode}/observations/pixels"]
-        return files[episode]
+        """Stored frames of an episode; the last few stay open: opening costs more than reading."""
+        handles = self._handles()
+        if episode not in handles:
+            if len(handles) > 128:
+                del handles[next(key for key in handles if key != "main")]
+            handles[episode] = handles["main"][f"episode_{episode}/observations/pixels"]
+        return handles[episode]
+
+    def _handles(self) -> dict[Any, Any]:
+        # An HDF5 handle must not be shared with a forked child: each process opens its own.
+        pid, handles = self.__dict__.get("_files", (0, {}))
+        if pid != os.getpid():
+            handles = {"main": h5py.File(self.path / "data" / "main_data.hdf5", "r")}
+            self.__dict__["_files"] = (os.getpid(), handles)
+        return handles
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_files"}
@@ -197,38 +204,37 @@ def _load(path: Path, metadata: dict[str, Any], ours: dict[str, Any]) -> Dataset
     }
     seeds = np.full(total, -1, np.int64)
     lengths = np.zeros(total, np.int64)
-    with _Groups(path / "data" / "main_data.hdf5") as groups:
-        for episode, group in enumerate(groups.first(total)):
-            actions = np.asarray(group["actions"][()], np.float32)
-            lengths[episode] = length = len(actions)
-            seeds[episode] = group.attrs.get("seed", -1)
-            actions = actions.reshape(length, -1)
-            last = np.full((1, actions.shape[1]), np.nan, np.float32)
-            parts["actions"].append(np.concatenate([actions, last]))
-            for name, key, dtype in (
-                ("proprio", "observations/proprio", np.float32),
-                ("state", "infos/state", np.float64),
-                ("contact", "infos/contact", bool),
-            ):
-                found = np.asarray(group[key][()], dtype) if key in group else None
-                # Minari lets infos leave out the first frame; such a one cannot be lined up.
-                aligned = found is not None and len(found) == length + 1
-                parts[name].append(found if aligned else None)
+    for episode, group in enumerate(_groups(path / "data" / "main_data.hdf5", total)):
+        actions = np.asarray(group["actions"][()], np.float32)
+        lengths[episode] = length = len(actions)
+        seeds[episode] = group.attrs.get("seed", -1)
+        actions = actions.reshape(length, -1)
+        last = np.full((1, actions.shape[1]), np.nan, np.float32)
+        parts["actions"].append(np.concatenate([actions, last]))
+        for name, key, dtype in (
+            ("proprio", "observations/proprio", np.float32),
+            ("state", "infos/state", np.float64),
+            ("contact", "infos/contact", bool),
+        ):
+            found = np.asarray(group[key][()], dtype) if key in group else None
+            # Minari lets infos leave out the first frame; such a one cannot be lined up.
+            aligned = found is not None and len(found) == length + 1
+            parts[name].append(found if aligned else None)
     if parts["proprio"][0] is None:  # logs of a robot that measures nothing of itself
         parts["proprio"] = [np.zeros((length + 1, 1), np.float32) for length in lengths]
-    columns = {
-        name: None if any(p is None for p in rows) else np.concatenate(rows)  # type: ignore[arg-type]
-        for name, rows in parts.items()
-    }
-    actions, proprio = columns["actions"], columns["proprio"]
-    assert actions is not None
+    columns: dict[str, Array | None] = {}
+    for name, rows in parts.items():
+        present = [row for row in rows if row is not None]
+        columns[name] = np.concatenate(present) if len(present) == total else None
+    all_actions, proprio = columns["actions"], columns["proprio"]
+    assert all_actions is not None
     if proprio is None:
         raise UserError(f"{path} lacks the proprio of some episodes")
     digest = ours.get("hash")
     if not digest:
         sizes = [p.stat().st_size for p in sorted((path / "data").glob("*.hdf5"))]
         content = hashlib.sha256(json.dumps([metadata, sizes], sort_keys=True).encode())
-        content.update(actions.tobytes())
+        content.update(all_actions.tobytes())
         content.update(proprio.tobytes())
         digest = content.hexdigest()
     spec = json.loads(metadata.get("env_spec") or "{}")
@@ -248,7 +254,7 @@ def _load(path: Path, metadata: dict[str, Any], ours: dict[str, Any]) -> Dataset
         lengths=lengths,
         offsets=np.concatenate([[0], np.cumsum(lengths + 1)]),
         seeds=seeds,
-        actions=actions,
+        actions=all_actions,
         proprio=proprio,
         state=columns["state"],
         contact=columns["contact"],
@@ -261,34 +267,20 @@ def _load(path: Path, metadata: dict[str, Any], ours: dict[str, Any]) -> Dataset
     )
 
 
-class _Groups:
-    """The episodes of a main file in order, each linked file opened once and not per episode."""
-
-    def __init__(self, path: Path) -> None:
-        self._main = h5py.File(path, "r")
-        self._shard: tuple[str, h5py.File | None] = ("", None)
-
-    def __enter__(self) -> _Groups:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shard[1] is not None:
-            self._shard[1].close()
-        self._main.close()
-
-    def first(self, count: int) -> Iterator[h5py.Group]:
+def _groups(path: Path, count: int) -> Iterator[h5py.Group]:
+    """The first `count` episodes of a main file, each linked file opened once, not per episode."""
+    with h5py.File(path, "r") as main, contextlib.ExitStack() as opened:
+        name, shard = "", main
         for episode in range(count):
-            link = self._main.get(f"episode_{episode}", getlink=True)
+            link = main.get(f"episode_{episode}", getlink=True)
             if isinstance(link, h5py.ExternalLink):
-                if self._shard[0] != link.filename:
-                    if self._shard[1] is not None:
-                        self._shard[1].close()
-                    folder = Path(self._main.filename).parent
-                    self._shard = (link.filename, h5py.File(folder / link.filename, "r"))
-                assert self._shard[1] is not None
-                yield self._shard[1][link.path]
+                if name != link.filename:
+                    opened.close()
+                    shard = opened.enter_context(h5py.File(path.parent / link.filename, "r"))
+                    name = link.filename
+                yield shard[link.path]
             else:
-                yield self._main[f"episode_{episode}"]
+                yield main[f"episode_{episode}"]
 
 
 def _plain(error: BaseException) -> str:
@@ -393,7 +385,7 @@ class LatentCache:
             touched = stat.st_mtime_ns != found["mtime_ns"]
             every = range(len(sums))
             for chunk in every if touched else every[:: max(1, len(sums) // 8)]:
-                if zlib.crc32(tokens[chunk * per_chunk : (chunk + 1) * per_chunk]) != sums[chunk]:
+                if _crc(tokens[chunk * per_chunk : (chunk + 1) * per_chunk]) != sums[chunk]:
                     return None
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             return None
@@ -405,6 +397,10 @@ class LatentCache:
             except UserError:
                 pass  # a read-only folder: then every chunk is checked each time
         return cls(path, tokens)
+
+
+def _crc(tokens: Array) -> int:
+    return zlib.crc32(tokens.data)
 
 
 def _frame_bytes(header: dict[str, Any]) -> int:
@@ -430,7 +426,7 @@ def _build(
             tokens = _encode(encoder, pixels, tuple(header["shape"][1:]))
             file.write(tokens.tobytes())
             file.flush()
-            sums.append(zlib.crc32(tokens))
+            sums.append(_crc(tokens))
             notes.write(f"{sums[-1]}\n")
             notes.flush()
             bar.update(len(tokens))
