@@ -1,0 +1,275 @@
+"""How much of the simulator's state can be read from frozen tokens? R^2 on held-out episodes.
+
+    python -m worldmodel.probe --data data/pusht --encoders dino-112,random-112 --out probe.json
+
+Two probes per encoder, on the flattened patch tokens of single frames after a PCA: ridge
+regression in closed form, and a small MLP trained until it stops improving. Velocities are left
+out by default: one frame does not show them. State is simulator truth: it measures the encoder
+here, and is seen by no planner.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel.cli import Progress, atomic_write_json, parse_config, progress, run
+from worldmodel.data import Dataset, open_dataset, split
+from worldmodel.encoder import Encoder, load_encoder
+from worldmodel.errors import UserError
+
+_ANGLE = re.compile(r"(angle|theta|yaw)$")
+_HIDDEN = re.compile(r"(^|[ _.])(v[xyz]?|omega|velocity|.*_?seed)$")  # not in a single frame
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """One comparison of encoders.
+
+    Attributes:
+        data: dataset folder whose episodes recorded the simulator's state.
+        encoders: names separated by commas; "name=weights" gives one its local weights.
+        targets: state names separated by commas; empty means all but velocities. Angles are
+            replaced by their sine and cosine.
+        frames: frames used in all.
+        components: PCA components kept of the flattened tokens.
+        held_out: share of the episodes that R^2 is measured on.
+        seed: of the draw and the MLP.
+        out: JSON file for the result; empty writes none.
+    """
+
+    data: str = "data/pusht"
+    encoders: str = "dino-112,random-112"
+    targets: str = ""
+    frames: int = 20_000
+    components: int = 1024
+    held_out: float = 0.1
+    seed: int = 0
+    out: str = ""
+
+    def __post_init__(self) -> None:
+        if self.frames < 100 or self.components < 1:
+            raise UserError(
+                f"frames is {self.frames} and components {self.components}; a probe needs at "
+                "least 100 frames and 1 component."
+            )
+
+
+def targets_of(dataset: Dataset, wanted: str = "") -> tuple[list[str], np.ndarray]:
+    """Names and values [N, K] of what a probe should predict.
+
+    Raises:
+        UserError: the dataset recorded no state, or a name is not one of its state.
+    """
+    if dataset.state is None:
+        raise UserError(f"{dataset.path} recorded no simulator state, so nothing can be probed.")
+    known = dataset.state_names or tuple(str(i) for i in range(dataset.state.shape[1]))
+    names = [n.strip() for n in wanted.split(",") if n.strip()]
+    for name in names:
+        if name not in known:
+            raise UserError(f"target {name!r} is not in the state: {', '.join(known)}.")
+    names = names or [n for n in known if not _HIDDEN.search(n)]
+    labels, columns = [], []
+    for name in names:
+        values = dataset.state[:, known.index(name)]
+        if _ANGLE.search(name):
+            labels += [f"sin {name}", f"cos {name}"]
+            columns += [np.sin(values), np.cos(values)]
+        else:
+            labels.append(name)
+            columns.append(values)
+    moving = [i for i, column in enumerate(columns) if column.std() > 1e-9]
+    return [labels[i] for i in moving], np.stack([columns[i] for i in moving], 1)
+
+
+def features(
+    encoder: Encoder, dataset: Dataset, frames: np.ndarray, fit: np.ndarray, components: int
+) -> Tensor:
+    """PCA of flattened tokens, float32 [n, components], of the given frames.
+
+    The components come from the frames `fit`, through their Gram matrix: there are far fewer
+    frames than the P * D numbers of each.
+    """
+    sample = encoder.encode(dataset.pixels(fit)).flatten(1)
+    mean = sample.mean(0)
+    sample -= mean
+    values, vectors = torch.linalg.eigh(sample @ sample.T)
+    keep = min(components, len(fit) - 1)
+    values, vectors = values[-keep:].flip(0), vectors[:, -keep:].flip(1)
+    basis = (sample.T @ vectors) / values.clamp_min(1e-6).sqrt()
+    out = torch.empty(len(frames), keep)
+    bar: Progress[None]
+    with progress(total=len(frames), description=encoder.name, unit="frame") as bar:
+        for i in range(0, len(frames), 512):
+            tokens = encoder.encode(dataset.pixels(frames[i : i + 512])).flatten(1)
+            out[i : i + 512] = (tokens - mean) @ basis
+            bar.update(len(tokens))
+    return out
+
+
+def r2(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Coefficient of determination of each column; 0 is as good as the mean, 1 is perfect."""
+    return 1 - (predicted - truth).square().sum(0) / (truth - truth.mean(0)).square().sum(0)
+
+
+def ridge(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
+    """Weights [C + 1, K] of ridge regression, its strength chosen per target on validation data."""
+    x = torch.cat([x, torch.ones(len(x), 1)], 1).double()
+    x_val = torch.cat([x_val, torch.ones(len(x_val), 1)], 1).double()
+    # One eigendecomposition serves every strength.
+    values, vectors = torch.linalg.eigh(x.T @ x)
+    projected = vectors.T @ (x.T @ y.double())
+    strengths = 10.0 ** torch.arange(-7.0, 1.0) * values.max()
+    solutions = torch.stack(
+        [vectors @ (projected / (values.clamp_min(0) + s)[:, None]) for s in strengths]
+    )
+    errors = (x_val @ solutions - y_val.double()).square().mean(1)
+    best = errors.argmin(0)
+    return solutions[best, :, torch.arange(y.shape[1])].T.float()
+
+
+def fit_mlp(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor, seed: int) -> nn.Module:
+    """A two-layer MLP, trained until halving the learning rate three times brings no more."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        width = 512
+        model = nn.Sequential(
+            nn.Linear(x.shape[1], width),
+            nn.GELU(),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, y.shape[1]),
+        )
+    g = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    best, best_state, waited, halvings = float("inf"), model.state_dict(), 0, 0
+    for _ in range(100):
+        for index in torch.randperm(len(x), generator=g).split(256):
+            optimizer.zero_grad(set_to_none=True)
+            # Noise on the features keeps so few frames from being learnt by heart.
+            noisy = x[index] + 0.1 * torch.randn(len(index), x.shape[1], generator=g)
+            with torch.autocast("cpu", torch.bfloat16):
+                predicted = model(noisy)
+            F.mse_loss(predicted.float(), y[index]).backward()
+            optimizer.step()
+        with torch.no_grad():
+            error = float(F.mse_loss(model(x_val), y_val))
+        if error < 0.995 * best:
+            best, waited = error, 0
+            best_state = {k: v.clone() for k, v in model.state_dict().items()}
+            continue
+        waited += 1
+        if waited == 4:
+            halvings, waited = halvings + 1, 0
+            if halvings > 3:
+                break
+            model.load_state_dict(best_state)
+            for group in optimizer.param_groups:
+                group["lr"] /= 2
+    model.load_state_dict(best_state)
+    return model
+
+
+def probe(config: ProbeConfig) -> dict[str, Any]:
+    """Probe every encoder; returns what `--out` holds."""
+    dataset = open_dataset(config.data)
+    names, values = targets_of(dataset, config.targets)
+    if dataset.episodes < 3:
+        raise UserError(f"{config.data} has {dataset.episodes} episodes; a probe needs 3 or more.")
+    rng = np.random.default_rng(config.seed)
+    train_episodes, test_episodes = split(dataset, config.held_out)
+    # Whole episodes for validation too: frames of one episode are near copies of each other.
+    shuffled = rng.permutation(train_episodes)
+    count = max(1, len(shuffled) // 10)
+    parts = [shuffled[count:], shuffled[:count], test_episodes]
+    total = sum(len(_frames_of(dataset, p)) for p in parts)
+    keep = min(1.0, config.frames / total)
+    drawn = [_frames_of(dataset, p) for p in parts]
+    drawn = [np.sort(rng.permutation(f)[: max(2, round(len(f) * keep))]) for f in drawn]
+    frames = np.concatenate(drawn)
+    cut = np.cumsum([len(f) for f in drawn])[:-1]
+    fit = np.sort(rng.permutation(drawn[0])[:2048])
+
+    y_all = torch.from_numpy(values[frames]).float()
+    scale, shift = y_all[: cut[0]].std(0).clamp_min(1e-9), y_all[: cut[0]].mean(0)
+    y, y_val, y_test = ((y_all - shift) / scale).tensor_split(tuple(cut.tolist()))
+    rows: list[dict[str, Any]] = []
+    for spec in [s.strip() for s in config.encoders.split(",") if s.strip()]:
+        name, _, weights = spec.partition("=")
+        started = time.monotonic()
+        encoder = load_encoder(name, weights or None)
+        x_all = features(encoder, dataset, frames, fit, config.components)
+        # Overall scale one, then half-whitened: small objects live in the small components.
+        spread = x_all[: cut[0]].std(0)
+        x_all = x_all / (spread * spread.max()).sqrt().clamp_min(1e-6)
+        x, x_val, x_test = x_all.tensor_split(tuple(cut.tolist()))
+        weights_ = ridge(x, y, x_val, y_val)
+        linear = x_test @ weights_[:-1] + weights_[-1]
+        mlp_scale = x.std()
+        mlp = fit_mlp(x / mlp_scale, y, x_val / mlp_scale, y_val, config.seed)
+        with torch.no_grad():
+            nonlinear = mlp(x_test / mlp_scale)
+        for kind, predicted in (("ridge", linear), ("mlp", nonlinear)):
+            score = [float(s) for s in r2(predicted, y_test)]
+            rows.append(
+                {
+                    "encoder": spec,
+                    "encoder_hash": encoder.hash,
+                    "probe": kind,
+                    "r2": dict(zip(names, score, strict=True)),
+                    "mean_r2": float(np.mean(score)),
+                    "seconds": time.monotonic() - started,
+                }
+            )
+    return {
+        "data": config.data,
+        "data_hash": dataset.hash,
+        "frames": {k: len(f) for k, f in zip(("train", "val", "test"), drawn, strict=True)},
+        "held_out_episodes": len(test_episodes),
+        "components": config.components,
+        "seed": config.seed,
+        "results": rows,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as a markdown table."""
+    names = list(result["results"][0]["r2"])
+    lines = [
+        "| encoder | probe | " + " | ".join(names) + " | mean |",
+        "|---|---|" + "---:|" * (len(names) + 1),
+    ]
+    for row in result["results"]:
+        cells = [f"{row['r2'][n]:.3f}" for n in names] + [f"{row['mean_r2']:.3f}"]
+        lines.append(f"| {row['encoder']} | {row['probe']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _frames_of(dataset: Dataset, episodes: np.ndarray) -> np.ndarray:
+    spans = [dataset.frames(int(e)) for e in episodes]
+    return np.concatenate([np.arange(s.start, s.stop) for s in spans])
+
+
+@run
+def main(argv: list[str] | None = None) -> None:
+    """Command line; exits with 2 on a user error."""
+    description = "Measure how much of the state frozen tokens hold."
+    config = parse_config(ProbeConfig, argv, "worldmodel.probe", description)
+    if not config.encoders.strip(", "):
+        raise UserError("encoders is empty; name at least one, such as dino-112.")
+    result = probe(config)
+    print(table(result))
+    if config.out:
+        atomic_write_json(config.out, result)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
