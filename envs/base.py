@@ -6,13 +6,14 @@ success. Everything else (rendering, observations, info, seeding) is here, once.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import ctypes.util
+import importlib
 import os
+import sys
+from collections.abc import Iterator
 from typing import Any, ClassVar
-
-# MuJoCo chooses its OpenGL library when it is first imported. Without a display only EGL or OSMesa
-# work, so choose one unless the user already has.
-if not os.environ.get("DISPLAY"):
-    os.environ.setdefault("MUJOCO_GL", "egl")
 
 import gymnasium as gym
 import mujoco
@@ -21,7 +22,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
-Obs = dict[str, Array]
+Obs = dict[str, Any]
 CONTROL_DT = 0.1  # seconds per action: 10 Hz
 
 
@@ -30,15 +31,16 @@ class TopDownEnv(gym.Env[Obs, Array]):
 
     Observation: ``pixels`` uint8 ``[H, W, 3]`` and ``proprio`` float32 ``[Dp]``, SI units.
     ``info`` has the same keys after ``reset`` and ``step``: ``state`` float64 ``[Ds]``,
-    ``goal_state`` float64 ``[Ds]``, ``is_success``, ``contact``. The state is the simulator's truth:
-    for evaluation and probes, never for planning.
+    ``goal_state`` float64 ``[Ds]``, ``is_success``, ``contact``. The state is the simulator's
+    truth: for evaluation and probes, never for planning.
 
     ``reset(options={"state": ..., "goal_state": ...})`` restores either exactly. The reward is
     1 on success and 0 otherwise; episodes end by truncation only.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     task: ClassVar[str]
+    action_space: spaces.Box
     state_names: ClassVar[tuple[str, ...]]
     proprio_names: ClassVar[tuple[str, ...]]
 
@@ -69,7 +71,7 @@ class TopDownEnv(gym.Env[Obs, Array]):
                 "proprio": spaces.Box(-100.0, 100.0, (len(self.proprio_names),), np.float32),
             }
         )
-        self._renderer: mujoco.Renderer | None = None
+        self._camera: _Camera | None = None
         self._touched = False
         self._goal: Array = np.zeros(len(self.state_names))
 
@@ -129,35 +131,37 @@ class TopDownEnv(gym.Env[Obs, Array]):
         info = self._info()
         return self._observe(), float(info["is_success"]), False, False, info
 
-    def render(self) -> Array:  # type: ignore[override]
+    def render(self) -> Array:
         """The camera image, uint8 ``[H, W, 3]``."""
-        if self._renderer is None:
-            self._renderer = _make_renderer(self.model, self.image_size)
-        self._renderer.update_scene(self.data, camera="top")
-        return self._renderer.render().copy()
+        if self._camera is None:
+            self._camera = _Camera(self.model, self.image_size)
+        return self._camera.shoot(self.data)
 
     def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
 
     # For evaluation ------------------------------------------------------------------------
 
     def render_state(self, state: ArrayLike) -> Array:
         """The image of any state ``[Ds]``, as goal images need it; the episode is not disturbed."""
-        now = self.get_state()
-        self.set_state(self._checked(state, "state"))
-        pixels = self.render()
-        self.set_state(now)
-        return pixels
+        with self._undisturbed():
+            self.set_state(self._checked(state, "state"))
+            return self.render()
 
     def physics(self, state: ArrayLike, actions: Array) -> Array:
-        """Simulate ``actions`` ``[n, A]`` from ``state`` without rendering: states ``[n+1, Ds]``."""
-        self.set_state(self._checked(state, "state"))
-        states = [self.get_state()]
-        for action in actions:
-            self._advance(action)
-            states.append(self.get_state())
+        """Simulate ``actions`` ``[n, A]`` from ``state`` without rendering: states ``[n+1, Ds]``.
+
+        The episode is not disturbed, and the states are those that ``reset`` to ``state`` and
+        ``step`` would go through.
+        """
+        with self._undisturbed():
+            self.set_state(self._checked(state, "state"))
+            states = [self.get_state()]
+            for action in actions:
+                self._advance(action)
+                states.append(self.get_state())
         return np.stack(states)
 
     # Shared parts --------------------------------------------------------------------------
@@ -165,14 +169,26 @@ class TopDownEnv(gym.Env[Obs, Array]):
     def _sample_task(self) -> tuple[Array, Array]:
         return self.sample_state(self.np_random), self.sample_state(self.np_random)
 
+    @contextlib.contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """Put the simulator back afterwards, bit by bit (``state`` is not all it remembers)."""
+        state, touched = self.get_state(), self._touched
+        everything = mujoco.mjtState.mjSTATE_INTEGRATION
+        saved = np.empty(mujoco.mj_stateSize(self.model, everything))
+        mujoco.mj_getState(self.model, self.data, saved, everything)
+        try:
+            yield
+        finally:
+            self.set_state(state)
+            mujoco.mj_setState(self.model, self.data, saved, everything)
+            mujoco.mj_forward(self.model, self.data)
+            self._touched = touched
+
     def _advance(self, action: Array) -> None:
         action = np.asarray(action, np.float64)
-        if action.shape != self.action_space.shape or not np.isfinite(action).all():
-            raise ValueError(
-                f"action is {action}; expected {self.action_space.shape[0]} finite numbers"  # type: ignore[index]
-            )
         box = self.action_space
-        assert isinstance(box, spaces.Box)
+        if action.shape != box.shape or not np.isfinite(action).all():
+            raise ValueError(f"action is {action}; expected {box.shape[0]} finite numbers")
         self.apply(np.clip(action, box.low, box.high))
         self._touched = False
         for _ in range(5):  # a push is a series of taps: look for contact within the step as well
@@ -201,16 +217,78 @@ class TopDownEnv(gym.Env[Obs, Array]):
         return array
 
 
-def _make_renderer(model: mujoco.MjModel, size: int) -> mujoco.Renderer:
+class _Camera:
+    """Draws a model off screen through its camera ``top``.
+
+    ``mujoco.Renderer`` does the same, but with the OpenGL library that was chosen when anybody
+    (Gymnasium's checker, say) first imported mujoco. We want one that needs no display.
+    """
+
+    def __init__(self, model: mujoco.MjModel, size: int) -> None:
+        # Mesa draws on the CPU in threads of its own. They do not survive a fork, which would hang
+        # Gymnasium's asynchronous vector environments, and images this small gain nothing by them.
+        os.environ.setdefault("LP_NUM_THREADS", "0")
+        library = os.environ.get("MUJOCO_GL", "").lower() or _headless_library()
+        try:
+            source = f"mujoco.{library}" if library in ("egl", "osmesa") else "mujoco"
+            self.context = importlib.import_module(source).GLContext(size, size)
+            self.context.make_current()
+            self.opengl = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        except Exception as error:  # MuJoCo raises whatever its OpenGL loader raised
+            raise RuntimeError(
+                f"cannot render with MUJOCO_GL={library}: {error}. Install the system packages "
+                "libegl1 and libgl1 (Debian, Ubuntu), or libosmesa6 and set MUJOCO_GL=osmesa"
+            ) from error
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.opengl)
+        self.model = model
+        self.scene = mujoco.MjvScene(model, maxgeom=1000)
+        # Shadows and reflections cost more than all else together and tell the camera nothing.
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self.scene.flags[flag] = 0
+        self.option = mujoco.MjvOption()
+        self.view = mujoco.MjvCamera()
+        self.view.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self.view.fixedcamid = model.camera("top").id
+        self.frame = mujoco.MjrRect(0, 0, size, size)
+        self.pixels = np.empty((size, size, 3), np.uint8)
+
+    def shoot(self, data: mujoco.MjData) -> Array:
+        """The image of ``data``, uint8 ``[H, W, 3]``."""
+        self.context.make_current()  # other environments may have drawn since
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(
+            self.model, data, self.option, None, self.view, everything, self.scene
+        )
+        mujoco.mjr_render(self.frame, self.scene, self.opengl)
+        mujoco.mjr_readPixels(self.pixels, None, self.frame, self.opengl)
+        return self.pixels[::-1].copy()  # OpenGL counts rows from below
+
+    def close(self) -> None:
+        self.context.make_current()
+        self.opengl.free()
+        self.context.free()
+
+
+def _headless_library() -> str:
+    """EGL if it works here, else OSMesa if that is installed; off Linux, MuJoCo knows best."""
+    if sys.platform != "linux":
+        return "the system's default"
+    if not _egl_has_a_device() and ctypes.util.find_library("OSMesa"):
+        return "osmesa"
+    return "egl"
+
+
+def _egl_has_a_device() -> bool:
+    """Whether EGL can render without a display: the library is there, and a driver behind it."""
     try:
-        renderer = mujoco.Renderer(model, size, size)
-    except Exception as error:  # MuJoCo raises whatever its OpenGL loader raised
-        backend = os.environ.get("MUJOCO_GL", "the window system")
-        raise RuntimeError(
-            f"cannot render with MUJOCO_GL={backend}: {error}. Install the system package libegl1 "
-            "(Debian, Ubuntu), or libosmesa6 and set MUJOCO_GL=osmesa"
-        ) from error
-    # Shadows and reflections cost more than everything else together and tell the camera nothing.
-    for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-        renderer.scene.flags[flag] = 0
-    return renderer
+        egl = ctypes.CDLL("libEGL.so.1")
+        egl.eglGetProcAddress.restype = ctypes.c_void_p
+        address = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
+    except (OSError, AttributeError):
+        return False
+    if not address:
+        return False
+    count = ctypes.c_int(0)
+    int_pointer = ctypes.POINTER(ctypes.c_int)
+    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, int_pointer)(address)
+    return bool(query(0, None, ctypes.byref(count))) and count.value > 0

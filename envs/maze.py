@@ -25,10 +25,10 @@ RANDOM_SIZE = 7  # cells along each side of a random layout, border included
 class MazeEnv(TopDownEnv):
     """Roll the ball to where the goal image shows it.
 
-    ``state``: x, y, vx, vy (metres, metres per second; a cell is 0.25 m wide) and the layout's seed (0 unless the layout
-    is random, so that restoring a state restores its walls). ``proprio``: x, y, vx, vy. ``action``:
-    commanded velocity, metres per second, within +-0.75 along each axis, at 10 Hz; the ball has inertia
-    and follows within about 0.15 s.
+    ``state``: x, y, vx, vy (metres, metres per second; a cell is 0.25 m wide) and the layout's
+    seed (0 unless the layout is random), so that restoring a state restores its walls.
+    ``proprio``: x, y, vx, vy. ``action``: commanded velocity, metres per second, within +-0.75
+    along each axis, at 10 Hz; the ball has inertia and follows within about 0.15 s.
 
     ``layout``: ``"U"``, ``"medium"``, or ``"random"`` (a new maze from each reset's seed). Success:
     within half a cell of the goal.
@@ -49,7 +49,10 @@ class MazeEnv(TopDownEnv):
             _xml(self.cells), [-MAX_SPEED] * 2, [MAX_SPEED] * 2, image_size, render_mode
         )
         self._walls = np.array(
-            [[self.model.geom(f"wall{r}_{c}").id for c in range(self.cells)] for r in range(self.cells)]
+            [
+                [self.model.geom(f"wall{r}_{c}").id for c in range(self.cells)]
+                for r in range(self.cells)
+            ]
         )
         self._ball = int(self.model.geom("ball").id)
         self._layout_seed = -1
@@ -60,7 +63,13 @@ class MazeEnv(TopDownEnv):
         return np.concatenate([self.data.qpos, self.data.qvel, [self._layout_seed]])
 
     def set_state(self, state: Array) -> None:
-        self._set_layout(int(state[4]))
+        seed = int(state[4])
+        if seed != state[4] or seed < 0 or (seed and self.layout != "random"):
+            allowed = "a whole number from 0 up" if self.layout == "random" else "0"
+            raise ValueError(
+                f"layout_seed is {state[4]}; in layout {self.layout!r} it is {allowed}"
+            )
+        self._set_layout(seed)
         self.data.qpos[:], self.data.qvel[:] = state[:2], state[2:4]
         self.data.qacc_warmstart[:] = 0.0
         self.data.ctrl[:] = 0.0
@@ -151,8 +160,8 @@ def _xml(cells: int) -> str:
     <global offwidth="1024" offheight="1024"/>
   </visual>
   <default>
-    <default class="wall"><geom type="box" size="{CELL / 2} {CELL / 2} {CELL / 4}" friction="0" condim="1"
-      contype="2" conaffinity="1" rgba=".35 .4 .45 1"/></default>
+    <default class="wall"><geom type="box" size="{CELL / 2} {CELL / 2} {CELL / 4}" friction="0"
+      condim="1" contype="2" conaffinity="1" rgba=".35 .4 .45 1"/></default>
   </default>
   <worldbody>
     <camera name="top" mode="fixed" pos="{half} {half} 5" projection="orthographic" fovy="{width}"/>

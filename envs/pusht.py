@@ -123,12 +123,16 @@ class PushTEnv(TopDownEnv):
 
     def success(self, state: Array, goal: Array) -> bool:
         distance = np.linalg.norm(state[:4] - goal[:4])
-        return bool(distance < POSITION_TOLERANCE and self.angle_error(state, goal) < ANGLE_TOLERANCE)
+        return bool(
+            distance < POSITION_TOLERANCE and self.angle_error(state, goal) < ANGLE_TOLERANCE
+        )
 
     def block_success(self, state: Array, goal: Array) -> bool:
         """Success of the block alone, wherever the pusher is."""
         distance = np.linalg.norm(state[2:4] - goal[2:4])
-        return bool(distance < POSITION_TOLERANCE and self.angle_error(state, goal) < ANGLE_TOLERANCE)
+        return bool(
+            distance < POSITION_TOLERANCE and self.angle_error(state, goal) < ANGLE_TOLERANCE
+        )
 
     @staticmethod
     def angle_error(state: Array, goal: Array) -> float:
