@@ -1,0 +1,500 @@
+"""Train a world model on logged episodes, with the encoder frozen.
+
+    python -m worldmodel.train --config configs/pusht.yaml [--optim.lr 3e-4 ...]
+
+Latents of every frame are computed once and memory-mapped. A step draws random clips, predicts the
+next frames from real ones (teacher forcing) and from its own predictions (rollout), and keeps the
+latents informative with three regularisers: reconstruction of the frozen tokens, and the variance
+and covariance terms of VICReg. `OUT/metrics.jsonl` has one line per `log_every` steps:
+
+    step, minutes, samples_per_s   where the run is and how fast
+    loss                           what is minimised
+    predict                        squared error of imagined latents, mean over rollout depths
+    proprio                        squared error of imagined proprio, in units of its variance
+    read_proprio                   the same for proprio read off the latents of one frame
+    reconstruct                    unexplained variance of the encoder's tokens
+    inverse                        unexplained variance of the actions, read off two frames' latents
+    variance, covariance           VICReg's terms
+    grad_norm, lr
+
+and one line per `validate_every` steps on held-out episodes, where depth is 1, 2, ... model steps:
+
+    val_error                      squared error of imagined latents / spread of the true ones
+    val_copy                       the same for a model that copies the last frame it saw
+    val_proprio                    squared error of imagined proprio / its variance
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodel.checkpoint import CheckpointInfo, save_checkpoint
+from worldmodel.cli import parse_config, progress, run
+from worldmodel.data import Dataset, LatentCache, open_dataset
+from worldmodel.encoder import load_encoder
+from worldmodel.errors import UserError
+from worldmodel.predictor import DataSpec, ModelConfig, WorldModel
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW.
+
+    Attributes:
+        lr: peak learning rate, reached after `warmup` steps; falls to zero along a cosine.
+        weight_decay: on matrices.
+        clip: largest gradient norm.
+        ema: decay of the averaged weights that are saved.
+        warmup: steps.
+    """
+
+    lr: float = 5e-4
+    weight_decay: float = 1e-3
+    clip: float = 1.0
+    ema: float = 0.998
+    warmup: int = 200
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss terms.
+
+    Attributes:
+        rollout: model steps imagined in training.
+        proprio: imagined proprio.
+        read_proprio: proprio read off one frame's latents.
+        reconstruct: the encoder's tokens, from the latents.
+        inverse: the actions between two frames, from their latents.
+        variance: VICReg's variance term, which keeps every latent's spread at 1.
+        covariance: VICReg's covariance term, which keeps latents from repeating each other.
+    """
+
+    rollout: int = 2
+    proprio: float = 0.5
+    read_proprio: float = 0.5
+    reconstruct: float = 1.0
+    inverse: float = 0.2
+    variance: float = 1.0
+    covariance: float = 0.5
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        data: dataset folders written by ``worldmodel.collect``, separated by commas.
+        encoder: name of the frozen encoder.
+        encoder_weights: a local weights file or folder for it.
+        out: folder for the checkpoint, metrics and training state.
+        cache: folder for cached latents.
+        steps: optimiser steps.
+        batch: clips per step.
+        horizon: model steps that planners imagine by default; stored in the checkpoint.
+        held_out: share of episodes kept for validation.
+        seed: of initialisation and sampling.
+        resume: continue from the training state in `out`.
+        log_every: steps between lines of metrics.
+        validate_every: steps between validations.
+        save_every: steps between training states.
+        model: sizes.
+        optim: optimiser.
+        loss: weights of the loss terms.
+    """
+
+    data: str = "data/pusht"
+    encoder: str = "dino-112"
+    encoder_weights: str | None = None
+    out: str = "runs/pusht"
+    cache: str = "data/latents"
+    steps: int = 5000
+    batch: int = 256
+    horizon: int = 5
+    held_out: float = 0.05
+    seed: int = 0
+    resume: bool = False
+    log_every: int = 50
+    validate_every: int = 500
+    save_every: int = 500
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+class Clips(dict[str, Tensor]):
+    """A batch: tokens ``[B, J, N, C]``, proprio ``[B, J, Dp]``, actions ``[B, J-1, F*A]``."""
+
+
+class Episodes:
+    """Logged episodes with cached tokens; gives random clips of frames `frameskip` apart."""
+
+    def __init__(self, datasets: list[Dataset], caches: list[LatentCache], frameskip: int):
+        self.frameskip = frameskip
+        self.tokens = [cache.tokens for cache in caches]
+        # (dataset, first frame, number of actions) of every episode
+        self.index = [
+            (i, int(first), int(length))
+            for i, d in enumerate(datasets)
+            for first, length in zip(d.offsets[:-1], d.lengths, strict=True)
+            if length >= frameskip
+        ]
+        self.proprio = [np.asarray(d.proprio, np.float32) for d in datasets]
+        # The last frame of an episode has no action (NaN in the dataset); none is ever read there.
+        self.actions = [np.nan_to_num(d.actions) for d in datasets]
+
+    def split(self, held_out: float) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of training and of held-out episodes: every n-th is held out."""
+        every = max(2, round(1 / held_out))
+        ids = np.arange(len(self.index))
+        return ids[ids % every != every - 1], ids[ids % every == every - 1]
+
+    def clips(self, ids: np.ndarray, count: int, frames: int, rng: np.random.Generator) -> Clips:
+        """Random clips of `frames` frames. A clip may begin before its episode does: there the first
+        frame repeats and nothing is done, which is also how a planner starts."""
+        skip = self.frameskip
+        chosen = [self.index[e] for e in rng.choice(ids, count)]
+        tokens, proprio, actions = [], [], []
+        for source, first, length in chosen:
+            earliest = -skip * (frames - 2)
+            latest = max(earliest + 1, length - skip * (frames - 1) + 1)
+            start = int(rng.integers(earliest, latest))
+            at = np.clip(start + skip * np.arange(frames), 0, length)
+            steps = start + np.arange(skip * (frames - 1))
+            valid = (steps >= 0) & (steps < length)
+            taken = self.actions[source][first + np.clip(steps, 0, length - 1)]
+            tokens.append(self.tokens[source][first + at])
+            proprio.append(self.proprio[source][first + at])
+            actions.append(np.where(valid[:, None], taken, 0.0).reshape(frames - 1, -1))
+        return Clips(
+            tokens=torch.from_numpy(np.stack(tokens)),
+            proprio=torch.from_numpy(np.stack(proprio)),
+            actions=torch.from_numpy(np.stack(actions).astype(np.float32)),
+        )
+
+
+class Heads(nn.Module):
+    """What only training needs: the token decoder and the inverse model."""
+
+    basis: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, config: ModelConfig, spec: DataSpec, sample: Tensor, channels: int = 12):
+        """`sample` ``[M, N, C]``: tokens of some frames, for the principal components."""
+        super().__init__()
+        flat = sample.flatten(0, 1).double()
+        centred = flat - flat.mean(0)
+        basis = torch.linalg.eigh(centred.T @ centred)[1][:, -channels:].float()
+        target = (sample - sample.mean(0)) @ basis
+        self.register_buffer("basis", basis)
+        self.register_buffer("mean", sample.mean(0))
+        self.register_buffer("scale", target.std().clamp_min(1e-6))
+        latent, actions = config.tokens * config.dim, config.frameskip * len(spec.action_low)
+        self.decoder = nn.Sequential(
+            nn.Linear(latent, 512),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(512, 1024),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(1024, spec.num_tokens * channels),
+        )
+        self.inverse = nn.Sequential(
+            nn.Linear(2 * latent, 512), nn.GELU(approximate="tanh"), nn.Linear(512, actions)
+        )
+
+    def target(self, tokens: Tensor) -> Tensor:
+        """The principal components of tokens ``[..., N, C]``, scaled, ``[..., N * channels]``."""
+        return (((tokens - self.mean) @ self.basis) / self.scale).flatten(-2)
+
+
+class Trainer:
+    """A run: model, optimiser, data, and one step of training."""
+
+    def __init__(self, config: TrainConfig):
+        self.config = c = config
+        if c.loss.rollout < 1 or c.batch < 2:
+            raise UserError(f"rollout is {c.loss.rollout}, batch {c.batch}; use at least 1 and 2")
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder = load_encoder(c.encoder, weights=c.encoder_weights)
+        self.datasets = [open_dataset(path) for path in c.data.split(",") if path]
+        if not self.datasets:
+            raise UserError("data is empty; name at least one dataset folder")
+        if len({d.env_id for d in self.datasets}) > 1:
+            raise UserError(f"datasets of different envs: {sorted({d.env_id for d in self.datasets})}")
+        caches = [LatentCache.open_or_build(d, self.encoder, c.cache) for d in self.datasets]
+        self.episodes = Episodes(self.datasets, caches, c.model.frameskip)
+        self.train_ids, self.val_ids = self.episodes.split(c.held_out)
+        if len(self.train_ids) == 0 or len(self.val_ids) == 0:
+            raise UserError(f"{len(self.episodes.index)} usable episodes are too few to hold some out")
+        self.spec = self._spec()
+        torch.manual_seed(c.seed)
+        self.model = WorldModel(c.model, self.spec).to(self.device)
+        sample = self.episodes.clips(self.train_ids, 512, 2, np.random.default_rng(c.seed))
+        self.heads = Heads(c.model, self.spec, sample["tokens"].float().flatten(0, 1)).to(self.device)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        parameters = [*self.model.parameters(), *self.heads.parameters()]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in parameters if p.ndim >= 2]},
+                {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=c.optim.lr,
+            weight_decay=c.optim.weight_decay,
+            fused=True,
+        )
+        self.step, self.minutes = 0, 0.0
+
+    def _spec(self) -> DataSpec:
+        data = self.datasets[0]
+        proprio = np.concatenate(self.episodes.proprio)
+        return DataSpec(
+            num_tokens=self.encoder.num_tokens,
+            token_dim=self.encoder.dim,
+            action_low=tuple(float(x) for x in data.action_low),
+            action_high=tuple(float(x) for x in data.action_high),
+            proprio_mean=tuple(float(x) for x in proprio.mean(0)),
+            proprio_std=tuple(float(x) for x in np.maximum(proprio.std(0), 1e-6)),
+        )
+
+    def _normalised(self, proprio: Tensor) -> Tensor:
+        return (proprio - self.model.proprio_mean) / self.model.proprio_std
+
+    def loss(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch and its terms."""
+        w, k = self.config.loss, self.config.model.context
+        tokens = clips["tokens"].to(self.device).float()
+        proprio, actions = clips["proprio"].to(self.device), clips["actions"].to(self.device)
+        z = self.model.project(tokens)
+        terms: dict[str, Tensor] = {}
+
+        seen_z, seen_proprio = z[:, :k], proprio[:, :k]
+        errors, proprio_errors = [], []
+        for t in range(w.rollout):
+            next_z, next_proprio = self.model.predict(
+                seen_z, seen_proprio, actions[:, t : t + k]
+            )
+            errors.append(F.mse_loss(next_z, z[:, k + t]))
+            proprio_errors.append(
+                F.mse_loss(self._normalised(next_proprio), self._normalised(proprio[:, k + t]))
+            )
+            seen_z = torch.cat([seen_z[:, 1:], next_z.unsqueeze(1)], 1)
+            seen_proprio = torch.cat([seen_proprio[:, 1:], next_proprio.unsqueeze(1)], 1)
+        terms["predict"] = torch.stack(errors).mean()
+        terms["proprio"] = torch.stack(proprio_errors).mean()
+        terms["read_proprio"] = F.mse_loss(
+            self._normalised(self.model.read_proprio(z)), self._normalised(proprio)
+        )
+
+        latest = slice(k - 1, None)  # the frames before are mostly repeats of these
+        flat = z[:, latest].flatten(2)
+        decoded = self.heads.decoder(flat).float()
+        target = self.heads.target(tokens[:, latest])
+        terms["reconstruct"] = F.mse_loss(decoded, target)
+        guessed = self.heads.inverse(torch.cat([flat[:, :-1], flat[:, 1:]], -1)).float()
+        scale = (self.model.action_high - self.model.action_low).repeat(self.config.model.frameskip)
+        taken = actions[:, k - 1 :] / scale * math.sqrt(12)  # a uniform action has variance 1
+        terms["inverse"] = F.mse_loss(guessed, taken)
+
+        batch = flat.flatten(0, 1)
+        batch = batch - batch.mean(0)
+        covariance = batch.T @ batch / (len(batch) - 1)
+        spread = (covariance.diagonal() + 1e-4).sqrt()
+        terms["variance"] = F.relu(1 - spread).mean()
+        off = covariance - torch.diag_embed(covariance.diagonal())
+        terms["covariance"] = off.square().sum() / off.shape[0]
+
+        loss = terms["predict"] + sum(
+            getattr(w, name) * term for name, term in terms.items() if name != "predict"
+        )
+        return loss, terms
+
+    def train_step(self) -> dict[str, float]:
+        """One update. Everything random depends on the seed and the step alone, so a resumed run
+        repeats an uninterrupted one to the last bit."""
+        c = self.config
+        rng = np.random.default_rng((c.seed, self.step))
+        frames = c.model.context + c.loss.rollout
+        clips = self.episodes.clips(self.train_ids, c.batch, frames, rng)
+        done = self.step / c.steps
+        lr = c.optim.lr * min(1.0, (self.step + 1) / c.optim.warmup)
+        lr *= 0.5 * (1 + math.cos(math.pi * done))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with torch.autocast(self.device.type, torch.bfloat16):
+            loss, terms = self.loss(clips)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(
+            [*self.model.parameters(), *self.heads.parameters()], c.optim.clip
+        )
+        if not math.isfinite(float(norm)):
+            raise UserError(f"the gradient is {float(norm)} at step {self.step}; lower optim.lr")
+        self.optimizer.step()
+        # A young average would remember the initialisation.
+        decay = min(c.optim.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.average.parameters()), list(self.model.parameters()), 1 - decay
+            )
+        self.step += 1
+        figures = {"loss": loss, **terms, "grad_norm": norm}
+        return {**{name: float(value) for name, value in figures.items()}, "lr": lr}
+
+    @torch.no_grad()
+    def validate(self, clips: int = 512) -> dict[str, list[float]]:
+        """Errors of the averaged model on held-out episodes, by depth of imagination."""
+        c = self.config
+        k, model = c.model.context, self.average
+        depth = c.horizon
+        rng = np.random.default_rng((c.seed, 2**31))
+        batch = self.episodes.clips(self.val_ids, clips, k + depth, rng)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            z = model.project(batch["tokens"].to(self.device).float())
+            proprio, actions = batch["proprio"].to(self.device), batch["actions"].to(self.device)
+            imagined = model.rollout(
+                z[:, :k], proprio[:, :k], actions[:, : k - 1], actions[:, None, k - 1 :]
+            )
+        true = z[:, k:]
+        spread = (true - true.mean((0, 1))).square().mean()
+        error = (imagined.z[:, 0] - true).square().mean((0, 2, 3)) / spread
+        copied = (z[:, k - 1 : k] - true).square().mean((0, 2, 3)) / spread
+        miss = self._normalised(imagined.proprio[:, 0]) - self._normalised(proprio[:, k:])
+        return {
+            "val_error": [round(float(x), 5) for x in error],
+            "val_copy": [round(float(x), 5) for x in copied],
+            "val_proprio": [round(float(x), 5) for x in miss.square().mean((0, 2))],
+        }
+
+    def save(self) -> None:
+        """Write the checkpoint (what planning needs) and, beside it, the training state."""
+        c = self.config
+        out = Path(c.out)
+        data = self.datasets[0]
+        info = CheckpointInfo(
+            env_id=data.env_id,
+            env_kwargs=dict(data.env_kwargs),
+            image_size=int(data.pixels_shape[0]),
+            encoder=c.encoder,
+            encoder_hash=self.encoder.hash,
+            model=c.model,
+            spec=self.spec,
+            horizon=c.horizon,
+            training={
+                "data": c.data,
+                "episodes": len(self.train_ids),
+                "steps": self.step,
+                "batch": c.batch,
+                "minutes": round(self.minutes, 1),
+                "seed": c.seed,
+                "loss": asdict(c.loss),
+            },
+        )
+        save_checkpoint(out / "checkpoint", self.average, info)
+        state = {
+            "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "minutes": self.minutes,
+        }
+        temporary = out / "state.pt.tmp"
+        torch.save(state, temporary)
+        os.replace(temporary, out / "state.pt")
+
+    def resume(self) -> None:
+        """Continue from the training state in `out`."""
+        path = Path(self.config.out) / "state.pt"
+        try:
+            state = torch.load(path, weights_only=True, map_location=self.device)
+            self.model.load_state_dict(state["model"])
+            self.heads.load_state_dict(state["heads"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.minutes = int(state["step"]), float(state["minutes"])
+        except FileNotFoundError:
+            raise UserError(f"nothing to resume at {path}; start without --resume") from None
+        except (RuntimeError, KeyError, ValueError, EOFError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot resume from {path}: {reason}") from None
+
+
+def train(config: TrainConfig) -> Path:
+    """Run to the end; returns the checkpoint's folder."""
+    out = Path(config.out)
+    if (out / "state.pt").exists() and not config.resume:
+        raise UserError(f"{out} holds a run; give --resume true, or another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(config)
+    if config.resume:
+        trainer.resume()
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    print(f"{len(trainer.train_ids)} episodes, {parameters:,} parameters, {trainer.device}")
+    start, before, at = time.monotonic(), trainer.minutes, trainer.step
+    with _metrics(out / "metrics.jsonl", trainer.step) as write:
+        with progress(total=config.steps - trainer.step, description="train") as bar:
+            while trainer.step < config.steps:
+                figures = trainer.train_step()
+                trainer.minutes = before + (time.monotonic() - start) / 60
+                rate = config.batch * (trainer.step - at) / max(1e-9, time.monotonic() - start)
+                if trainer.step % config.log_every == 0 or trainer.step == config.steps:
+                    write({"step": trainer.step, **figures}, trainer.minutes, rate)
+                if trainer.step % config.validate_every == 0 or trainer.step == config.steps:
+                    errors = trainer.validate()
+                    write({"step": trainer.step, **errors}, trainer.minutes, rate)
+                    print(_sentence(trainer.step, errors), flush=True)
+                if trainer.step % config.save_every == 0:
+                    trainer.save()
+                bar.update(1, loss=figures["loss"], predict=figures["predict"], samples_per_s=rate)
+    trainer.save()
+    return out / "checkpoint"
+
+
+@contextlib.contextmanager
+def _metrics(path: Path, step: int) -> Iterator[Any]:
+    """Append to metrics.jsonl, after dropping lines written beyond the resumed step."""
+    lines = path.read_text().splitlines() if path.exists() and step > 0 else []
+    kept = [line for line in lines if line and json.loads(line)["step"] <= step]
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in kept)
+
+        def write(figures: dict[str, Any], minutes: float, rate: float) -> None:
+            clock = {"minutes": round(minutes, 3), "samples_per_s": round(rate, 1)}
+            file.write(json.dumps({**figures, **clock}) + "\n")
+            file.flush()
+
+        yield write
+
+
+def _sentence(step: int, errors: dict[str, list[float]]) -> str:
+    error, copied = errors["val_error"], errors["val_copy"]
+    return (
+        f"step {step}: held-out error {error[0]:.3f} of spread one step ahead (copying: "
+        f"{copied[0]:.3f}), {error[-1]:.3f} at depth {len(error)} ({copied[-1]:.3f}); "
+        f"proprio {errors['val_proprio'][0]:.3f} .. {errors['val_proprio'][-1]:.3f}"
+    )
+
+
+@run
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    config = parse_config(TrainConfig, argv, "worldmodel.train", __doc__ or "")
+    print(f"wrote {train(config)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
