@@ -55,6 +55,9 @@ class AgentConfig:
             against the squared distance in latents.
         path_weight: of the mean distance at the imagined steps before the last, without which
             arriving can be put off for ever.
+        action_repeat: primitive actions that share one planned value; divides the frameskip. None
+            takes the whole frameskip: a search in few dimensions, along smooth motions, which
+            needs few samples.
         seed: of the planner's random numbers.
         bfloat16: imagine in bfloat16; False where it is slow or not trusted.
     """
@@ -66,11 +69,12 @@ class AgentConfig:
     budget_ms: float | None = None
     proprio_weight: float = 0.1
     path_weight: float = 0.1
+    action_repeat: int | None = None
     seed: int = 0
     bfloat16: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "execute", "samples", "iterations"):
+        for name in ("horizon", "execute", "samples", "iterations", "action_repeat"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UserError(f"{name} is {value!r}: it must be a whole number of at least 1")
@@ -123,8 +127,14 @@ class Agent:
                     layer.bfloat16()
         self.device = self.model.action_low.device
         self.frameskip = self.model.config.frameskip
-        self.low = self.model.action_low.repeat(self.frameskip)
-        self.high = self.model.action_high.repeat(self.frameskip)
+        self.repeat = self.config.action_repeat or self.frameskip
+        if self.frameskip % self.repeat:
+            raise UserError(
+                f"action_repeat is {self.repeat}: it must divide the frameskip, {self.frameskip}"
+            )
+        planned = self.frameskip // self.repeat  # actions planned in one model step
+        self.low = self.model.action_low.repeat(planned)
+        self.high = self.model.action_high.repeat(planned)
         self.last_plan: Plan | None = None
         self.last_timings = {"encode_ms": 0.0, "plan_ms": 0.0}
         self.stop_reasons: tuple[str | None, ...] = ()
@@ -195,7 +205,7 @@ class Agent:
 
         def rollout(actions: Tensor) -> Trajectory:
             with self._precision():
-                return Trajectory(*self.model.rollout(z, proprio, past, actions))
+                return Trajectory(*self.model.rollout(z, proprio, past, self._primitive(actions)))
 
         def cost(trajectory: Trajectory, actions: Tensor) -> Tensor:
             assert trajectory.proprio is not None
@@ -222,6 +232,11 @@ class Agent:
         return proprio
 
     # ---------------------------------------------------------------------------------- inside
+    def _primitive(self, planned: Tensor) -> Tensor:
+        """Planned values ``[..., F/repeat*a]`` as the primitive actions of a step ``[..., F*a]``."""
+        size = len(self.model.action_low)
+        return planned.unflatten(-1, (-1, size)).repeat_interleave(self.repeat, -2).flatten(-2)
+
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16)
 
@@ -241,7 +256,7 @@ class Agent:
             nothing = torch.zeros_like(self.low).clamp(self.low, self.high)
             self._z = z[:, None].repeat(1, context, 1, 1)
             self._proprio = proprio[:, None].repeat(1, context, 1)
-            self._past = nothing.repeat(len(z), context - 1, 1)
+            self._past = self._primitive(nothing).repeat(len(z), context - 1, 1)
         else:
             self._z = torch.cat([self._z[:, 1:], z[:, None]], 1)
             self._proprio = torch.cat([self._proprio[:, 1:], proprio[:, None]], 1)
@@ -268,7 +283,7 @@ class Agent:
         assert plan is not None
         chunk = plan.actions[:, (self._steps // self.frameskip) % self.config.execute]
         chunk = torch.where(plan.feasible[:, None], chunk, 0.0)
-        return chunk.clamp(self.low, self.high).float()
+        return self._primitive(chunk.clamp(self.low, self.high).float())
 
     def _checked_obs(self, obs: Mapping[str, Array]) -> tuple[Array, Tensor]:
         """Pixels ``[E, H, W, 3]`` and proprio ``[E, Dp]`` of an observation."""

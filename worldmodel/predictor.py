@@ -35,7 +35,7 @@ class ModelConfig:
 
     tokens: int = 4
     dim: int = 32
-    width: int = 256
+    width: int = 192
     depth: int = 4
     heads: int = 4
     context: int = 3
