@@ -1,0 +1,205 @@
+"""Wrappers for other people's code: the goal image, latents and past frames as observations.
+
+They work for any environment whose observation is a ``Dict`` with ``pixels``, and can be combined::
+
+    env = gym.make("envs:worldmodel/PushT-v0")
+    env = FrameHistory(GoalImage(env), frames=3, skip=5)
+
+Nothing here imports torch: a wrapper takes any callable as its encoder.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Obs = dict[str, Any]
+# Bounds of latents are not known. Finite, because Gymnasium's checker asks for it.
+FAR = 1e6
+
+
+class GoalImage(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
+    """Adds the image of the goal to the observation, under ``goal`` (uint8 ``[H, W, 3]``).
+
+    The image is made once, at reset, from ``info["goal_state"]``.
+
+    Args:
+        env: its observation is a Dict with ``pixels``, its info has ``goal_state``.
+        render: goal_state -> image of the shape of ``pixels``; by default the environment's own
+            ``render_state``, as the bundled ones have it.
+
+    Raises:
+        ValueError: the environment does not fit, or the image is not shaped as ``pixels`` is.
+    """
+
+    def __init__(
+        self, env: gym.Env[Obs, Any], render: Callable[[Any], Array] | None = None
+    ) -> None:
+        RecordConstructorArgs.__init__(self, render=render, _disable_deepcopy=True)
+        super().__init__(env)
+        self._box = _box_of(env, "pixels")
+        self._render = render or getattr(env.unwrapped, "render_state", None)
+        if self._render is None:
+            raise ValueError(
+                f"{env} has no render_state(): pass GoalImage(env, render=...), a function from "
+                "info['goal_state'] to an image"
+            )
+        self.observation_space = _replace(env, add={"goal": self._box})
+        self._goal: Array = np.zeros(self._box.shape, self._box.dtype)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
+        """Reset, and render the new goal."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        if "goal_state" not in info:
+            raise ValueError(f"info has no 'goal_state' after reset; it has {sorted(info)}")
+        assert self._render is not None
+        self._goal = np.asarray(self._render(info["goal_state"]), self._box.dtype)
+        if self._goal.shape != self._box.shape:
+            raise ValueError(
+                f"the goal image has shape {self._goal.shape}, but pixels have {self._box.shape}"
+            )
+        return {**obs, "goal": self._goal.copy()}, info
+
+    def step(self, action: Any) -> tuple[Obs, Any, bool, bool, dict[str, Any]]:
+        """Step; the goal stays."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return {**obs, "goal": self._goal.copy()}, reward, terminated, truncated, info
+
+
+class LatentObservation(gym.ObservationWrapper[Obs, Any, Obs], RecordConstructorArgs):
+    """Replaces ``pixels`` by their latents, under ``z`` (float32 ``[P, D]``).
+
+    Args:
+        env: its observation is a Dict with ``pixels``.
+        encode: pixels uint8 ``[1, H, W, 3]`` -> latents ``[1, P, D]``, as an array or as anything
+            that NumPy can read, such as a tensor on the CPU. It is tried out once, on a black
+            image, to learn P and D.
+
+    Raises:
+        ValueError: the environment does not fit, or ``encode`` returns something else.
+    """
+
+    def __init__(self, env: gym.Env[Obs, Any], encode: Callable[[Array], Any]) -> None:
+        RecordConstructorArgs.__init__(self, encode=encode, _disable_deepcopy=True)
+        super().__init__(env)
+        self._encode = encode
+        pixels = _box_of(env, "pixels")
+        self._shape: tuple[int, ...] | None = None
+        self._shape = self._latents(np.zeros(pixels.shape, pixels.dtype)).shape
+        z = spaces.Box(-FAR, FAR, self._shape, np.float32)
+        self.observation_space = _replace(env, add={"z": z}, drop="pixels")
+
+    def observation(self, observation: Obs) -> Obs:
+        """The observation with ``z`` in place of ``pixels``."""
+        rest = {key: value for key, value in observation.items() if key != "pixels"}
+        return {**rest, "z": self._latents(observation["pixels"])}
+
+    def _latents(self, pixels: Array) -> Array:
+        z = np.asarray(self._encode(pixels[None]), np.float32)
+        if z.ndim != 3 or len(z) != 1 or self._shape not in (None, z.shape[1:]):
+            expected = "[1, P, D]" if self._shape is None else (1, *self._shape)
+            raise ValueError(f"encode returned shape {z.shape} for one image; expected {expected}")
+        return z[0]
+
+
+class FrameHistory(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
+    """Stacks past observations along a new first axis, the oldest first and the present one last.
+
+    With ``frames=3, skip=5`` at step t: those of steps t-10, t-5 and t, as a model with context 3
+    and frameskip 5 sees them. What lies before the reset is the observation of the reset.
+
+    Args:
+        env: its observation is a Dict.
+        frames: how many observations.
+        skip: environment steps between two of them.
+        keys: what to stack; by default whichever of ``pixels``, ``z`` and ``proprio`` there are.
+
+    Raises:
+        ValueError: ``frames`` or ``skip`` below 1, or nothing of that name to stack.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Obs, Any],
+        frames: int = 3,
+        skip: int = 5,
+        keys: Sequence[str] | None = None,
+    ) -> None:
+        RecordConstructorArgs.__init__(self, frames=frames, skip=skip, keys=keys)
+        super().__init__(env)
+        for name, value in (("frames", frames), ("skip", skip)):
+            if not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"{name} is {value!r}; use a whole number from 1 up")
+        present = _dict_of(env).spaces
+        usual: tuple[str, ...] = ("pixels", "z", "proprio")
+        self._keys = [key for key in usual if key in present] if keys is None else list(keys)
+        if not self._keys:
+            raise ValueError(f"nothing to stack: name some of {sorted(present)} in keys")
+        self._frames, self._skip = int(frames), int(skip)
+        self._past: deque[Obs] = deque(maxlen=(self._frames - 1) * self._skip + 1)
+        stacked: dict[str, spaces.Space[Any]] = {}
+        for key in self._keys:
+            box = _box_of(env, key)
+            low, high = (np.repeat(b[None], frames, axis=0) for b in (box.low, box.high))
+            stacked[key] = spaces.Box(low, high, dtype=box.dtype.type)  # type: ignore[arg-type]
+        self.observation_space = _replace(env, add=stacked, overwrite=True)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
+        """Reset, and forget the past."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._past.clear()
+        return self._stacked(obs), info
+
+    def step(self, action: Any) -> tuple[Obs, Any, bool, bool, dict[str, Any]]:
+        """Step, and remember."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return self._stacked(obs), reward, terminated, truncated, info
+
+    def _stacked(self, obs: Obs) -> Obs:
+        self._past.append(obs)
+        last = len(self._past) - 1
+        ages = [self._skip * age for age in reversed(range(self._frames))]
+        seen = [self._past[max(0, last - age)] for age in ages]
+        return {**obs, **{key: np.stack([frame[key] for frame in seen]) for key in self._keys}}
+
+
+def _dict_of(env: gym.Env[Any, Any]) -> spaces.Dict:
+    space = env.observation_space
+    if not isinstance(space, spaces.Dict):
+        raise ValueError(f"{env} observes {space}; this wrapper needs a Dict, with 'pixels' in it")
+    return space
+
+
+def _box_of(env: gym.Env[Any, Any], key: str) -> spaces.Box:
+    """The Box under ``key`` of a Dict observation."""
+    box = _dict_of(env).spaces.get(key)
+    if not isinstance(box, spaces.Box):
+        known = sorted(_dict_of(env).spaces)
+        raise ValueError(f"the observation has no Box {key!r}; it has {known}")
+    return box
+
+
+def _replace(
+    env: gym.Env[Any, Any],
+    add: Mapping[str, spaces.Space[Any]],
+    drop: str | None = None,
+    overwrite: bool = False,
+) -> spaces.Dict:
+    """The observation space of ``env`` with entries added and one dropped."""
+    old = _dict_of(env).spaces
+    taken = sorted(set(add) & set(old))
+    if taken and not overwrite:
+        raise ValueError(f"the observation already has {taken}: is the environment wrapped twice?")
+    return spaces.Dict({**{key: old[key] for key in old if key != drop}, **add})
