@@ -205,7 +205,7 @@ class Agent:
 
         def rollout(actions: Tensor) -> Trajectory:
             with self._precision():
-                return Trajectory(*self.model.rollout(z, proprio, past, self._primitive(actions)))
+                return Trajectory(*self.model.rollout(z, proprio, past, self.primitive(actions)))
 
         def cost(trajectory: Trajectory, actions: Tensor) -> Tensor:
             assert trajectory.proprio is not None
@@ -231,12 +231,12 @@ class Agent:
             proprio: Array = self.model.read_proprio(z)[0].cpu().numpy()
         return proprio
 
-    # ---------------------------------------------------------------------------------- inside
-    def _primitive(self, planned: Tensor) -> Tensor:
-        """Planned values ``[..., F/repeat*a]`` as the primitive actions of a step ``[..., F*a]``."""
+    def primitive(self, planned: Tensor) -> Tensor:
+        """Planned values ``[..., F/repeat*a]`` as a model step's actions ``[..., F*a]``."""
         size = len(self.model.action_low)
         return planned.unflatten(-1, (-1, size)).repeat_interleave(self.repeat, -2).flatten(-2)
 
+    # ---------------------------------------------------------------------------------- inside
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16)
 
@@ -256,7 +256,7 @@ class Agent:
             nothing = torch.zeros_like(self.low).clamp(self.low, self.high)
             self._z = z[:, None].repeat(1, context, 1, 1)
             self._proprio = proprio[:, None].repeat(1, context, 1)
-            self._past = self._primitive(nothing).repeat(len(z), context - 1, 1)
+            self._past = self.primitive(nothing).repeat(len(z), context - 1, 1)
         else:
             self._z = torch.cat([self._z[:, 1:], z[:, None]], 1)
             self._proprio = torch.cat([self._proprio[:, 1:], proprio[:, None]], 1)
@@ -283,7 +283,7 @@ class Agent:
         assert plan is not None
         chunk = plan.actions[:, (self._steps // self.frameskip) % self.config.execute]
         chunk = torch.where(plan.feasible[:, None], chunk, 0.0)
-        return self._primitive(chunk.clamp(self.low, self.high).float())
+        return self.primitive(chunk.clamp(self.low, self.high).float())
 
     def _checked_obs(self, obs: Mapping[str, Array]) -> tuple[Array, Tensor]:
         """Pixels ``[E, H, W, 3]`` and proprio ``[E, Dp]`` of an observation."""
