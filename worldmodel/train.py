@@ -31,6 +31,7 @@ import copy
 import json
 import math
 import os
+import pickle
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -351,7 +352,7 @@ class Trainer:
             )
         self.step += 1
         figures = {"loss": loss, **terms, "grad_norm": norm}
-        return {**{name: float(value) for name, value in figures.items()}, "lr": lr}
+        return {**{name: float(value.detach()) for name, value in figures.items()}, "lr": lr}
 
     @torch.no_grad()
     def validate(self, clips: int = 512) -> dict[str, list[float]]:
@@ -427,7 +428,7 @@ class Trainer:
             self.step, self.minutes = int(state["step"]), float(state["minutes"])
         except FileNotFoundError:
             raise UserError(f"nothing to resume at {path}; start without --resume") from None
-        except (RuntimeError, KeyError, ValueError, EOFError) as error:
+        except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"cannot resume from {path}: {reason}") from None
 
