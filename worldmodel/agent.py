@@ -243,7 +243,7 @@ class Agent:
     @torch.no_grad()
     def _encode(self, pixels: Array) -> Tensor:
         """Latents ``[E, P, D]`` of uint8 ``[E, H, W, 3]``."""
-        tokens = self.encoder.encode(torch.from_numpy(np.ascontiguousarray(pixels)))
+        tokens = self.encoder.encode(torch.from_numpy(np.array(pixels)))
         with self._precision():
             return self.model.project(tokens.to(self.device))
 

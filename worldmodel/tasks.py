@@ -76,6 +76,11 @@ def make_env(
     return env
 
 
+def same_env(one: str, other: str) -> bool:
+    """Whether two ids mean the same, with or without a module to import ("envs:worldmodel/…")."""
+    return one.rpartition(":")[2] == other.rpartition(":")[2]
+
+
 def check_fits(env: gym.Env[Any, Any], info: CheckpointInfo) -> None:
     """Whether a checkpoint was trained for `env`.
 
@@ -83,8 +88,7 @@ def check_fits(env: gym.Env[Any, Any], info: CheckpointInfo) -> None:
         UserError: it was trained for another environment, other actions or other proprio.
     """
     assert env.spec is not None
-    # With or without the module to import, as in "envs:worldmodel/PushT-v0", it is the same one.
-    if env.spec.id != info.env_id.rpartition(":")[2]:
+    if not same_env(env.spec.id, info.env_id):
         raise UserError(f"this checkpoint is for {info.env_id}, not for {env.spec.id}")
     box: Any = env.action_space
     spec = info.spec
@@ -185,7 +189,7 @@ def load_image(path: str | Path, size: int) -> Array:
             f"{path} is {image.width}x{image.height} pixels: this model sees {size}x{size}; "
             "crop and resize it as the camera images were"
         )
-    return np.asarray(image)
+    return np.array(image)
 
 
 def load_goal(path: str | Path, size: int) -> tuple[Array, Sidecar | None]:

@@ -1,0 +1,375 @@
+"""Show a robot a goal image, and see what it does.
+
+    plan --env worldmodel/PushT-v0 --goal goal.png
+    plan --image now.png --goal goal.png --checkpoint pusht
+
+The first runs an environment in closed loop and writes ``plan.gif``, ``report.json`` and
+``cost.png``. The second makes one plan from one image and prints its actions as JSON. Goal images
+come from ``python -m worldmodel.tasks`` or from any camera image of the right size.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from worldmodel.agent import Agent, AgentConfig, make_planner
+from worldmodel.checkpoint import bundled_for, load_checkpoint
+from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config
+from worldmodel.cli import progress as show_progress
+from worldmodel.cli import run as run_command
+from worldmodel.errors import UserError
+from worldmodel.tasks import Sidecar, check_fits, load_goal, load_image, make_env, same_env
+
+Array = NDArray[Any]
+SIDE = 256  # pixels of each half of the animation
+BAR = 24  # pixels of the line below
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """What to plan, and how."""
+
+    goal: Path
+    """Goal image: PNG, RGB, as large as the camera images. A .json beside it may hold states."""
+    env: str | None = None
+    """Gymnasium id to act in, such as worldmodel/PushT-v0."""
+    image: Path | None = None
+    """Camera image to make one plan from, instead of --env."""
+    proprio: str | None = None
+    """Measured proprio with --image, as 0.1,0.2,0,0; default: read off the image."""
+    checkpoint: str | None = None
+    """Bundled name or folder; default: the one bundled for the environment."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the environment, as --env_kwargs.layout U; default: the goal's."""
+    planner: str = "cem"
+    """cem, mppi, cmaes or gradient."""
+    samples: int | None = None
+    """Candidates per iteration; default: the planner's."""
+    iterations: int | None = None
+    """Iterations; default: the planner's."""
+    horizon: int | None = None
+    """Model steps imagined; default: the checkpoint's."""
+    execute: int = AgentConfig.execute
+    """Model steps carried out before planning again."""
+    budget_ms: float | None = None
+    """Deadline of one plan, milliseconds."""
+    steps: int = 50
+    """Environment steps."""
+    seed: int = 0
+    """Of the planner, and of the start where the goal does not come with one."""
+    out: Path = Path("out/plan")
+    """Folder for plan.gif, report.json and cost.png."""
+
+    def __post_init__(self) -> None:
+        if (self.env is None) == (self.image is None):
+            raise UserError("give either --env (act in it) or --image (make one plan from it)")
+        if self.image is not None and self.checkpoint is None:
+            raise UserError("--image needs a --checkpoint, a bundled name (pusht) or a folder")
+        if self.proprio is not None and self.image is None:
+            raise UserError("--proprio goes with --image; an environment measures its own")
+        if self.steps < 1:
+            raise UserError(f"steps is {self.steps}: it must be at least 1")
+
+    def agent_config(self) -> AgentConfig:
+        return AgentConfig(
+            horizon=self.horizon,
+            execute=self.execute,
+            samples=self.samples,
+            iterations=self.iterations,
+            budget_ms=self.budget_ms,
+            seed=self.seed,
+        )
+
+
+@dataclass
+class Log:
+    """What happened so far. `states` are for the judge."""
+
+    frames: list[Array] = field(default_factory=list)
+    actions: list[Array] = field(default_factory=list)
+    states: list[Array] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)  # one per plan, as are the next two
+    plan_ms: list[float] = field(default_factory=list)
+    plan_steps: list[int] = field(default_factory=list)
+    encode_ms: list[float] = field(default_factory=list)  # one per encoded frame, as the next two
+    distances: list[float] = field(default_factory=list)
+    distance_steps: list[int] = field(default_factory=list)
+    stop_reason: str | None = None
+
+
+# ------------------------------------------------------------------------------------ one plan
+def plan_once(config: PlanConfig) -> dict[str, Any]:
+    """One plan from ``--image``: actions ``[T*F][a]`` and what the model expects of them.
+
+    Raises:
+        UserError: an unusable image, checkpoint or proprio.
+    """
+    assert config.image is not None and config.checkpoint is not None
+    planner, settings = make_planner(config.planner), config.agent_config()
+    measured = None if config.proprio is None else _parse_proprio(config.proprio)
+    model, encoder, info = load_checkpoint(config.checkpoint)
+    goal, _ = load_goal(config.goal, info.image_size)
+    pixels = load_image(config.image, info.image_size)
+    agent = Agent(model, encoder, info, planner, settings)
+    agent.reset(goal)
+    proprio = agent.read_proprio(pixels) if measured is None else measured
+    agent.act({"pixels": pixels, "proprio": proprio})
+    plan = agent.last_plan
+    assert plan is not None
+    if agent.stop_reason:
+        raise UserError(f"no plan to give: {agent.stop_reason}")
+    chunks = agent.primitive(plan.actions[0]).float().cpu()
+    return {
+        "actions": chunks.unflatten(-1, (agent.frameskip, -1)).flatten(0, 1).tolist(),
+        "cost": _number(plan.cost[0]),
+        "latent_distance": _number(agent.distance[0]),
+        "model_calls": plan.model_calls,
+        "stopped_by": plan.stop_reason,
+        "plan_ms": round(agent.last_timings["plan_ms"], 3),
+    }
+
+
+def _parse_proprio(text: str) -> Array:
+    try:
+        values = [float(number) for number in text.strip("[] ").split(",")]
+    except ValueError:
+        raise UserError(f"proprio is {text!r}: write numbers with commas, as 0.1,0.2,0,0") from None
+    if not np.isfinite(values).all():
+        raise UserError(f"proprio is {text!r}: all of it must be finite numbers")
+    return np.array(values, np.float32)
+
+
+# --------------------------------------------------------------------------------- closed loop
+def act_out(
+    agent: Agent, env: gym.Env[Any, Any], goal: Array, start: tuple[Any, Any], steps: int, log: Log
+) -> None:
+    """Act for `steps` steps from `start` (what reset returned), entering all of it in `log`.
+
+    The agent is not told of success, and a real robot could not be: it runs all the steps.
+    """
+    agent.reset(goal)
+    obs, info = start
+    log.frames.append(obs["pixels"])
+    log.states.append(info["state"])
+    plan = None
+    for step in show_progress(range(steps), steps, "acting", "step"):
+        action = agent.act(obs)
+        if step % agent.frameskip == 0:
+            log.encode_ms.append(agent.last_timings["encode_ms"])
+            log.distances.append(float(agent.distance[0]))
+            log.distance_steps.append(step)
+        if agent.last_plan is not plan:
+            plan = agent.last_plan
+            assert plan is not None
+            log.costs.append(float(plan.cost[0]))
+            log.plan_ms.append(agent.last_timings["plan_ms"])
+            log.plan_steps.append(step)
+            log.stop_reason = agent.stop_reason or log.stop_reason
+        obs, _, _, _, info = env.step(action)
+        # A Ctrl-C must not fall between these.
+        log.actions, log.frames, log.states = (
+            [*log.actions, action],
+            [*log.frames, obs["pixels"]],
+            [*log.states, info["state"]],
+        )
+
+
+def judge(env: gym.Env[Any, Any], states: list[Array], goal_state: Array) -> dict[str, Any]:
+    """Success at any step after the start, at which first, and at the last one."""
+    world: Any = env.unwrapped
+    solved = [bool(world.success(state, goal_state)) for state in states]
+    first = next((step for step, yes in enumerate(solved) if yes and step), None)
+    return {
+        "success_any": first is not None,
+        "first_success_step": first,
+        "success_final": solved[-1],
+    }
+
+
+def report(config: PlanConfig, log: Log, outcome: dict[str, Any] | None) -> dict[str, Any]:
+    """What ``report.json`` holds."""
+    return {
+        "env": config.env,
+        "checkpoint": config.checkpoint or bundled_for(config.env or ""),
+        "goal": str(config.goal),
+        "planner": config.planner,
+        "seed": config.seed,
+        "steps": len(log.actions),
+        "budget_steps": config.steps,
+        "outcome": outcome,
+        "latent_distance": {
+            "start": _number(log.distances[0]) if log.distances else None,
+            "end": _number(log.distances[-1]) if log.distances else None,
+        },
+        "stop_reason": log.stop_reason,
+        "actions": [action.tolist() for action in log.actions],
+        "plans": [
+            {"step": step, "cost": _number(cost), "plan_ms": round(ms, 3)}
+            for step, cost, ms in zip(log.plan_steps, log.costs, log.plan_ms, strict=False)
+        ],
+        "encode_ms": [round(ms, 3) for ms in log.encode_ms],
+    }
+
+
+def _number(value: Any) -> float | None:
+    """JSON has no word for NaN."""
+    return float(value) if math.isfinite(float(value)) else None
+
+
+# ------------------------------------------------------------------------------------- pictures
+def animate(frames: list[Array], goal: Array, first_success: int | None, fps: int = 10) -> bytes:
+    """A GIF of reality beside the goal, each SIDE pixels wide, over a line of progress."""
+    beside = Image.fromarray(goal).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    pictures = []
+    for step, frame in enumerate(frames):
+        picture = Image.new("RGB", (2 * SIDE, SIDE + BAR), "white")
+        picture.paste(Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.LANCZOS), (0, 0))
+        picture.paste(beside, (SIDE, 0))
+        draw = ImageDraw.Draw(picture)
+        draw.line((SIDE, 0, SIDE, SIDE), fill="white", width=3)
+        reached = first_success is not None and step >= first_success
+        colour = (90, 170, 100) if reached else (120, 140, 180)
+        width = round(2 * SIDE * step / max(1, len(frames) - 1))
+        draw.rectangle((0, SIDE, width, SIDE + 3), fill=colour)
+        text = f"step {step} of {len(frames) - 1}"
+        if reached:
+            text += f"; goal reached at step {first_success}"
+        draw.text((6, SIDE + 8), text, fill=(40, 40, 40))
+        draw.text((SIDE + 6, SIDE + 8), "goal", fill=(40, 40, 40))
+        pictures.append(picture)
+    buffer = io.BytesIO()
+    durations = [1000 // fps] * len(pictures)
+    durations[-1] = 1500  # look at the end before it starts again
+    pictures[0].save(
+        buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
+    )
+    return buffer.getvalue()
+
+
+def draw_costs(log: Log) -> bytes:
+    """A PNG of the latent distance to the goal and the cost of each plan over the steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    count = min(len(log.distances), len(log.distance_steps))
+    axes.plot(
+        log.distance_steps[:count], log.distances[:count], "o-", ms=3, label="now: latent distance"
+    )
+    count = min(len(log.costs), len(log.plan_steps))
+    axes.plot(log.plan_steps[:count], log.costs[:count], "s--", ms=3, label="cost of the plan")
+    axes.set(xlabel="environment step", ylabel="mean squared distance to the goal", ylim=(0, None))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+# ---------------------------------------------------------------------------------- the command
+def _start(
+    config: PlanConfig, env: gym.Env[Any, Any], sidecar: Sidecar | None
+) -> tuple[tuple[Any, Any], Array | None]:
+    """What reset returns, from the goal's own start if it has one; and the goal's state."""
+    if sidecar is None:
+        return env.reset(seed=config.seed), None
+    try:
+        # The state of the goal is for the judge; the environment needs it only to show success.
+        goal_state = np.asarray(sidecar.goal_state, np.float64)
+        options = {"state": sidecar.start_state, "goal_state": goal_state}
+        return env.reset(seed=config.seed, options=options), goal_state
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{config.goal.with_suffix('.json')} does not fit {config.env}: {error}"
+        ) from None
+
+
+def _writable_folder(folder: Path) -> None:
+    """Find out before the work whether there is a place for its results."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
+
+
+def closed_loop(config: PlanConfig) -> int:
+    """Run ``--env``, write the files, print a summary; the exit status."""
+    assert config.env is not None
+    planner, settings = make_planner(config.planner), config.agent_config()
+    name = config.checkpoint or bundled_for(config.env)
+    model, encoder, info = load_checkpoint(name)
+    goal, sidecar = load_goal(config.goal, info.image_size)
+    if sidecar is not None and not same_env(sidecar.env, config.env):
+        raise UserError(f"{config.goal} is a goal of {sidecar.env}, not of {config.env}")
+    theirs = sidecar.env_kwargs if sidecar else info.env_kwargs
+    env = make_env(config.env, config.env_kwargs or theirs, info.image_size)
+    check_fits(env, info)
+    agent = Agent(model, encoder, info, planner, settings)
+    start, goal_state = _start(config, env, sidecar)
+    _writable_folder(config.out)
+
+    log, interrupted = Log(), False
+    try:
+        act_out(agent, env, goal, start, config.steps, log)
+    except KeyboardInterrupt:
+        interrupted = True
+    if not log.frames:
+        raise KeyboardInterrupt
+    outcome = None if goal_state is None else judge(env, log.states, goal_state)
+    first = outcome["first_success_step"] if outcome else None
+    atomic_write_json(config.out / "report.json", report(config, log, outcome))
+    atomic_write_bytes(config.out / "plan.gif", animate(log.frames, goal, first))
+    atomic_write_bytes(config.out / "cost.png", draw_costs(log))
+    env.close()
+    print(summary(config, log, outcome))
+    if interrupted:
+        raise KeyboardInterrupt
+    return 0
+
+
+def summary(config: PlanConfig, log: Log, outcome: dict[str, Any] | None) -> str:
+    """One line for people."""
+    steps = len(log.actions)
+    if outcome is None:
+        ends = [f"{distance:.3g}" for distance in (log.distances or [math.nan])]
+        said = f"{steps} steps; latent distance to the goal from {ends[0]} to {ends[-1]}"
+    elif outcome["success_any"]:
+        said = f"goal reached at step {outcome['first_success_step']} of {steps}"
+        said += "" if outcome["success_final"] else ", and left again"
+    else:
+        said = f"goal not reached in {steps} steps"
+    if log.plan_ms:
+        said += f"; {float(np.median(log.plan_ms)) / 1e3:.2g} s a plan"
+    if log.stop_reason:
+        said += f"; stood still at times ({log.stop_reason})"
+    return f"{said}; wrote {config.out / 'plan.gif'}"
+
+
+@run_command
+def main(argv: list[str] | None = None) -> int | None:
+    """Act in an environment, or make one plan from an image."""
+    config = parse_config(PlanConfig, argv, "worldmodel.plan", "Plan towards a goal image.")
+    if config.image is not None:
+        print(json.dumps(plan_once(config), allow_nan=False))
+        return 0
+    return closed_loop(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
