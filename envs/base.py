@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import ctypes.util
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -135,6 +136,8 @@ class TopDownEnv(gym.Env[Obs, Array]):
         """The camera image, uint8 ``[H, W, 3]``."""
         if self._camera is None:
             self._camera = _Camera(self.model, self.image_size)
+        # After a simulation step the joints have moved, but the bodies are drawn where they were.
+        mujoco.mj_kinematics(self.model, self.data)
         return self._camera.shoot(self.data)
 
     def close(self) -> None:
@@ -228,6 +231,7 @@ class _Camera:
         # Mesa draws on the CPU in threads of its own. They do not survive a fork, which would hang
         # Gymnasium's asynchronous vector environments, and images this small gain nothing by them.
         os.environ.setdefault("LP_NUM_THREADS", "0")
+        _load_triton_first()
         library = os.environ.get("MUJOCO_GL", "").lower() or _headless_library()
         try:
             source = f"mujoco.{library}" if library in ("egl", "osmesa") else "mujoco"
@@ -292,3 +296,15 @@ def _egl_has_a_device() -> bool:
     int_pointer = ctypes.POINTER(ctypes.c_int)
     query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, int_pointer)(address)
     return bool(query(0, None, ctypes.byref(count))) and count.value > 0
+
+
+def _load_triton_first() -> None:
+    """Map triton's library, where PyTorch brought one, before Mesa's software renderer.
+
+    Both contain LLVM. If Mesa's comes first, importing triton later, as ``torch.optim`` does, ends
+    in a segmentation fault; the other way round both work.
+    """
+    triton = importlib.util.find_spec("triton")
+    for folder in (triton and triton.submodule_search_locations) or ():
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(os.path.join(folder, "_C", "libtriton.so"))
