@@ -6,6 +6,7 @@ success. Everything else (rendering, observations, info, seeding) is here, once.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import ctypes.util
@@ -13,6 +14,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import weakref
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -243,6 +245,8 @@ class _Camera:
                 f"cannot render with MUJOCO_GL={library}: {error}. Install the system packages "
                 "libegl1 and libgl1 (Debian, Ubuntu), or libosmesa6 and set MUJOCO_GL=osmesa"
             ) from error
+        # An environment that nobody closes must let go of OpenGL before Python lets go of MuJoCo.
+        atexit.register(_close, weakref.ref(self))
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.opengl)
         self.model = model
         self.scene = mujoco.MjvScene(model, maxgeom=1000)
@@ -271,6 +275,12 @@ class _Camera:
         self.context.make_current()
         self.opengl.free()
         self.context.free()
+
+
+def _close(camera: weakref.ref[_Camera]) -> None:
+    alive = camera()
+    if alive is not None:
+        alive.close()
 
 
 def _headless_library() -> str:
