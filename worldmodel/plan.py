@@ -34,6 +34,7 @@ from worldmodel.tasks import Sidecar, check_fits, load_goal, load_image, make_en
 
 Array = NDArray[Any]
 SIDE = 256  # pixels of each half of the animation
+MOST_FRAMES = 300  # of the animation
 BAR = 24  # pixels of the line below
 
 
@@ -178,12 +179,9 @@ def act_out(
             log.plan_steps.append(step)
             log.stop_reason = agent.stop_reason or log.stop_reason
         obs, _, _, _, info = env.step(action)
-        # A Ctrl-C must not fall between these.
-        log.actions, log.frames, log.states = (
-            [*log.actions, action],
-            [*log.frames, obs["pixels"]],
-            [*log.states, info["state"]],
-        )
+        log.frames.append(obs["pixels"])
+        log.states.append(info["state"])
+        log.actions.append(action)
 
 
 def judge(env: gym.Env[Any, Any], states: list[Array], goal_state: Array) -> dict[str, Any]:
@@ -230,10 +228,15 @@ def _number(value: Any) -> float | None:
 
 # ------------------------------------------------------------------------------------- pictures
 def animate(frames: list[Array], goal: Array, first_success: int | None, fps: int = 10) -> bytes:
-    """A GIF of reality beside the goal, each SIDE pixels wide, over a line of progress."""
+    """A GIF of reality beside the goal, each SIDE pixels wide, over a line of progress.
+
+    Of a long run, evenly spaced frames.
+    """
     beside = Image.fromarray(goal).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     pictures = []
-    for step, frame in enumerate(frames):
+    shown = np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).round().astype(int)
+    for step in shown.tolist():
+        frame = frames[step]
         picture = Image.new("RGB", (2 * SIDE, SIDE + BAR), "white")
         picture.paste(Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.LANCZOS), (0, 0))
         picture.paste(beside, (SIDE, 0))
@@ -329,7 +332,9 @@ def closed_loop(config: PlanConfig) -> int:
         act_out(agent, env, goal, start, config.steps, log)
     except KeyboardInterrupt:
         interrupted = True
-    if not log.frames:
+    steps = len(log.actions)  # Ctrl-C may have fallen between two of the lists
+    del log.frames[steps + 1 :], log.states[steps + 1 :]
+    if not log.states:
         raise KeyboardInterrupt
     outcome = None if goal_state is None else judge(env, log.states, goal_state)
     first = outcome["first_success_step"] if outcome else None

@@ -7,6 +7,7 @@ writes ``goal.png`` and, beside it, ``goal.json`` with the start and goal states
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import sys
@@ -62,17 +63,23 @@ def make_env(
     Raises:
         UserError: no such environment, wrong arguments, or nothing that could judge success.
     """
-    kwargs = {**env_kwargs, "image_size": image_size, "max_episode_steps": max_steps}
     try:
-        env = gym.make(env_id, disable_env_checker=True, **kwargs)
+        module, _, name = env_id.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        entry = gym.spec(name).entry_point
+        creator = gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
     except (gym.error.Error, ImportError) as error:
         known = ", ".join(sorted(name for name in gym.registry if name.startswith("worldmodel/")))
         raise UserError(f"no environment {env_id!r} ({error}); bundled are {known}") from None
+    for method in ("physics", "success", "render_state"):
+        if not hasattr(creator, method):
+            raise UserError(f"{env_id} has no {method}(): tasks are made for the bundled ones only")
+    kwargs = {**env_kwargs, "image_size": image_size, "max_episode_steps": max_steps}
+    try:
+        env: gym.Env[Any, Any] = gym.make(name, disable_env_checker=True, **kwargs)
     except (TypeError, ValueError) as error:
         raise UserError(f"cannot make {env_id} with {env_kwargs}: {error}") from None
-    for name in ("physics", "success", "render_state"):
-        if not hasattr(env.unwrapped, name):
-            raise UserError(f"{env_id} has no {name}(): tasks are made for the bundled ones only")
     return env
 
 

@@ -1,0 +1,284 @@
+"""Tasks and the evaluation protocol: held out, unsolved, judged from outside, reproducible."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_checkpoint
+
+from worldmodel import evaluate, tasks
+from worldmodel.collect import episode_seed
+from worldmodel.errors import UserError
+from worldmodel.tasks import Task, load_goal, make_env, sample_tasks, save_goal
+
+PUSHT, MAZE = "worldmodel/PushT-v0", "worldmodel/Maze-v0"
+
+
+@pytest.fixture(scope="module")
+def pusht() -> Any:
+    env = make_env(PUSHT, {})
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="module")
+def maze() -> Any:
+    env = make_env(MAZE, {"layout": "random"})
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "pusht")
+
+
+# ---------------------------------------------------------------------------------------- tasks
+@pytest.mark.parametrize("name", ["pusht", "maze"])
+def test_tasks_are_held_out_unsolved_and_repeatable(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    env = request.getfixturevalue(name)
+    some, same = (sample_tasks(env, 6, 3, 25) for _ in range(2))
+    other = sample_tasks(env, 6, 4, 25)
+    for a, b, c in zip(some, same, other, strict=True):
+        np.testing.assert_array_equal(a.start_state, b.start_state)
+        np.testing.assert_array_equal(a.goal_state, b.goal_state)
+        assert (a.start_state != c.start_state).any()
+        assert not env.unwrapped.success(a.start_state, a.goal_state)
+    recorded = {episode_seed(seed, index) for seed in range(5) for index in range(100)}
+    assert not recorded & {task.env_seed for task in [*some, *other]}
+    assert min(task.env_seed for task in some) > max(recorded)
+    assert len({task.env_seed for task in [*some, *other]}) == 12
+    fewer = sample_tasks(env, 3, 3, 25)  # the first ones of many are those of a few
+    assert [task.env_seed for task in fewer] == [task.env_seed for task in some[:3]]
+
+
+def test_pusht_goals_lie_within_reach(pusht: Any) -> None:
+    for offset, farthest in ((5, 5 * 0.03), (25, 25 * 0.03)):
+        moved = [
+            np.linalg.norm(task.goal_state[:2] - task.start_state[:2])
+            for task in sample_tasks(pusht, 5, 0, offset)
+        ]
+        assert 0.01 < max(moved) < farthest
+
+
+def test_impossible_tasks_are_refused(pusht: Any) -> None:
+    with pytest.raises(UserError, match="goal_offset is 0"):
+        sample_tasks(pusht, 1, 0, 0)
+    with pytest.raises(UserError, match="cannot make 0 tasks"):
+        sample_tasks(pusht, 0, 0, 25)
+    with pytest.raises(UserError, match="no environment"):
+        make_env("worldmodel/PushTee-v0", {})
+    with pytest.raises(UserError, match="no environment 'nowhere:Maze-v0'"):
+        make_env("nowhere:Maze-v0", {})
+    with pytest.raises(UserError, match="cannot make .*layout is 'V'"):
+        make_env("envs:worldmodel/Maze-v0", {"layout": "V"})
+    with pytest.raises(UserError, match="has no physics"):
+        make_env("CartPole-v1", {})
+
+
+def test_goal_files_round_trip(maze: Any, tmp_path: Path) -> None:
+    task = sample_tasks(maze, 1, 0, 25)[0]
+    save_goal(task, maze, tmp_path / "goal.png")
+    pixels, sidecar = load_goal(tmp_path / "goal.png", 112)
+    np.testing.assert_array_equal(pixels, maze.unwrapped.render_state(task.goal_state))
+    assert sidecar is not None and sidecar.env == MAZE
+    assert sidecar.env_kwargs == {"layout": "random"}
+    np.testing.assert_array_equal(sidecar.start_state, task.start_state)
+    np.testing.assert_array_equal(sidecar.goal_state, task.goal_state)
+    (tmp_path / "goal.json").unlink()
+    assert load_goal(tmp_path / "goal.png", 112)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "message"),
+    [
+        ("RGBA", (112, 112), "mode RGBA .4 channel"),
+        ("L", (112, 112), "mode L .1 channel"),
+        ("RGB", (112, 96), "112x96 pixels"),
+        ("RGB", (64, 64), "64x64 pixels: this model sees 112x112"),
+    ],
+)
+def test_unusable_goal_images_are_refused(
+    tmp_path: Path, mode: str, size: tuple[int, int], message: str
+) -> None:
+    Image.new(mode, size).save(tmp_path / "goal.png")
+    with pytest.raises(UserError, match=message):
+        load_goal(tmp_path / "goal.png", 112)
+
+
+def test_broken_goal_files_are_refused(pusht: Any, tmp_path: Path) -> None:
+    path = tmp_path / "goal.png"
+    with pytest.raises(UserError, match="no image at"):
+        load_goal(path, 112)
+    path.write_text("not a picture")
+    with pytest.raises(UserError, match="not an image"):
+        load_goal(path, 112)
+    save_goal(sample_tasks(pusht, 1, 0, 25)[0], pusht, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="not an image"):
+        load_goal(path, 112)
+    path.write_bytes(whole)
+    for text in ("{", "[]", '{"env": "x"}', '{"env":"x","env_kwargs":{},"start_state":[NaN]}'):
+        path.with_suffix(".json").write_text(text)
+        with pytest.raises(UserError, match="no description of a goal"):
+            load_goal(path, 112)
+    with pytest.raises(UserError, match="should end in .png"):
+        save_goal(sample_tasks(pusht, 1, 0, 25)[0], pusht, tmp_path / "goal.jpg")
+
+
+def test_tasks_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--env", PUSHT, "--seed", "3", "--out", str(tmp_path / "g.png")]
+    assert tasks.main(arguments) == 0
+    assert load_goal(tmp_path / "g.png", 112)[1] is not None
+    assert tasks.main([*arguments, "--goal_ofset", "3"]) == 2
+    assert "did you mean '--goal_offset'" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------ the judge
+@pytest.mark.parametrize(("successes", "episodes"), [(0, 10), (5, 10), (96, 100), (20, 20)])
+def test_wilson(successes: int, episodes: int) -> None:
+    interval = evaluate.wilson(successes, episodes)
+    assert interval["rate"] == successes / episodes
+    for bound in {interval["low"], interval["high"]} - {interval["rate"]}:
+        # The definition: a true rate from which what was seen is just 1.96 deviations away.
+        deviation = np.sqrt(bound * (1 - bound) / episodes)
+        assert abs(interval["rate"] - bound) == pytest.approx(1.96 * deviation, rel=1e-4)
+    assert interval["low"] <= interval["rate"] <= interval["high"]
+    assert interval["high"] - interval["low"] > 0.05
+
+
+def test_judge_tells_any_time_from_the_end_and_the_block_from_both(pusht: Any) -> None:
+    goal = np.array([0.1, 0.1, 0.3, 0.3, 0.5, 0, 0, 0, 0, 0])
+    away, pusher_away = goal.copy(), goal.copy()
+    away[2] += 0.2
+    pusher_away[0] += 0.2
+    paths = [
+        np.stack([away, goal, away]),  # there and away again
+        np.stack([away, away, goal]),
+        np.stack([goal, away, away]),  # only at the start, which does not count
+        np.stack([away, away, pusher_away]),
+    ]
+    outcomes = evaluate.judge(pusht, paths, [Task(away, goal, 0)] * 4)
+    assert outcomes.success_any.tolist() == [True, True, False, False]
+    assert outcomes.success_final.tolist() == [False, True, False, False]
+    assert outcomes.block_any is not None and outcomes.block_final is not None
+    assert outcomes.block_any.tolist() == [True, True, False, True]
+    assert outcomes.block_final.tolist() == [False, True, False, True]
+
+
+def test_judged_distance_is_one_where_success_ends(pusht: Any, maze: Any) -> None:
+    goal = np.array([0.1, 0.1, 0.3, 0.3, np.pi - 0.01, 0, 0, 0, 0, 0])
+    at = np.stack([goal] * 3)
+    at[1, 0] += 0.02
+    at[2, 4] = -np.pi - 0.01 + np.deg2rad(20)  # across the seam of the angle
+    distance = evaluate.judged_distance(pusht, at, goal)
+    np.testing.assert_allclose(distance, [0, 1, 1], atol=1e-6)
+    goal = np.array([0.4, 0.4, 0, 0, 1])
+    there = goal + [0.125, 0, 5, 5, 0]
+    assert evaluate.judged_distance(maze, there, goal) == pytest.approx(1)
+
+
+# --------------------------------------------------------------------------------- the protocol
+def run(checkpoint: Path, **options: Any) -> dict[str, Any]:
+    few = dict(episodes=3, batch=2, samples=8, iterations=1, budget_steps=10, timed_plans=2)
+    few |= dict(ceiling_episodes=0, random_episodes=2)
+    config = evaluate.EvaluateConfig(PUSHT, checkpoint=str(checkpoint), **{**few, **options})
+    return evaluate.evaluate(config)
+
+
+def test_the_result_has_the_protocols_keys_and_repeats(checkpoint: Path) -> None:
+    one, two = (run(checkpoint, goal_offset=5, random_episodes=None) for _ in range(2))
+    for result in (one, two):  # how fast it was is the one thing that differs
+        for key in ("plan_ms", "encode_ms"):
+            taken = result.pop(key)
+            assert 0 < taken["p50"] <= taken["p99"]
+    assert one == two
+    assert json.loads(json.dumps(one, allow_nan=False)) == one
+    for key in ("success_any", "success_final", "random"):
+        assert 0 <= one[key]["low"] <= one[key]["rate"] <= one[key]["high"] <= 1
+    assert one["ceiling"] is None and one["goal_offset"] == 5 and one["episodes"] == 3
+    assert one["model_calls_per_plan"] == 8 * 3 + 3  # samples x horizon, and the last check
+    assert one["env_metrics"]["block_success_any"]["rate"] >= one["success_any"]["rate"]
+
+
+def test_every_episode_starts_at_its_task_and_uses_the_whole_budget(
+    checkpoint: Path, pusht: Any
+) -> None:
+    from worldmodel import load
+
+    env = make_env(PUSHT, {})
+    agent = load(checkpoint, samples=4, iterations=1)
+    some = sample_tasks(pusht, 3, 0, 5)
+    paths = evaluate.run_agent(agent, [pusht, env], some, 10, seed=1)
+    env.close()
+    assert [path.shape for path in paths] == [(11, 10)] * 3
+    for path, task in zip(paths, some, strict=True):
+        np.testing.assert_allclose(path[0], task.start_state, atol=1e-9)
+        assert (path[-1][:2] != path[0][:2]).any()
+
+
+def test_the_ceiling_reaches_what_can_be_reached(checkpoint: Path, pusht: Any) -> None:
+    agent: Any = evaluate.Agent(
+        *evaluate.load_checkpoint(checkpoint),
+        planner=evaluate.make_planner("cem"),
+        config=evaluate.AgentConfig(horizon=3),
+    )
+    some = sample_tasks(pusht, 2, 0, 8)
+    planner, budget = evaluate.make_planner("cem"), evaluate.Budget(24, 2)
+    paths = evaluate.run_ceiling(pusht, some, planner, budget, agent, 15, 0)
+    assert all(path.shape == (16, 10) for path in paths)
+    for path, task in zip(paths, some, strict=True):
+        apart = evaluate.judged_distance(pusht, path, task.goal_state)
+        assert apart.min() < 0.5 * apart[0]
+
+
+def test_wrong_checkpoints_and_settings_are_refused(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    common = ["--checkpoint", str(checkpoint), "--episodes", "2", "--ceiling_episodes", "0"]
+    for arguments, message in (
+        (["--env", MAZE, *common], "is for worldmodel/PushT-v0, not for worldmodel/Maze-v0"),
+        (["--env", PUSHT, *common, "--planner", "cma"], "did you mean 'cmaes'"),
+        (["--env", PUSHT, *common, "--episode", "3"], "did you mean '--episodes'"),
+        (["--env", PUSHT, *common, "--ceiling_episodes", "3"], "must be 0 to 2"),
+        (["--env", PUSHT, *common, "--out", str(tmp_path / "no" / "r.json")], "no folder"),
+        (["--env", PUSHT, *common, "--execute", "3"], "execute is 3"),
+    ):
+        assert evaluate.main(arguments) == 2
+        said = capsys.readouterr().err
+        assert message in said and said.startswith("error: ") and said.count("\n") == 1
+
+
+def test_ctrl_c_ends_in_130_and_leaves_no_file(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    code = (
+        "import sys; from worldmodel import evaluate; print('ready', flush=True); "
+        "sys.exit(evaluate.main(sys.argv[1:]))"
+    )
+    flags = f"--env {PUSHT} --checkpoint {checkpoint} --timed_plans 100000 --out {out}".split()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130, said
+    assert said.strip() == "interrupted"
+    assert list(tmp_path.iterdir()) == []

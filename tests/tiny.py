@@ -1,0 +1,34 @@
+"""A tiny untrained checkpoint of the real kind, for tests that need one and not its skill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from worldmodel.checkpoint import CheckpointInfo, save_checkpoint
+from worldmodel.encoder import load_encoder
+from worldmodel.predictor import DataSpec, ModelConfig, WorldModel
+
+CONFIG = ModelConfig(tokens=2, dim=8, width=32, depth=1, heads=2)
+
+
+def tiny_checkpoint(folder: Path, env_id: str = "worldmodel/PushT-v0", **env_kwargs: Any) -> Path:
+    """Write the checkpoint to `folder`, which is returned."""
+    encoder = load_encoder("random-112")
+    env: Any = gym.make(env_id, **env_kwargs)
+    low, high = (tuple(bound.tolist()) for bound in (env.action_space.low, env.action_space.high))
+    width = env.observation_space["proprio"].shape[0]
+    env.close()
+    spec = DataSpec(encoder.num_tokens, encoder.dim, low, high, (0.2,) * width, (0.1,) * width)
+    torch.manual_seed(0)
+    model = WorldModel(CONFIG, spec)
+    for layer in (model.next_z, model.next_proprio):  # zero at first: then nothing would move
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    info = CheckpointInfo(
+        env_id, env_kwargs, 112, "random-112", encoder.hash, CONFIG, spec, horizon=3
+    )
+    save_checkpoint(folder, model, info)
+    return folder
