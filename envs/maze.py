@@ -104,6 +104,7 @@ class MazeEnv(TopDownEnv):
         grid = _random_layout(seed) if self.layout == "random" else LAYOUTS[self.layout]
         wall = np.array([[cell == "#" for cell in row] for row in grid])
         self.model.geom_pos[self._walls, 2] = np.where(wall, CELL / 4, -2.0)
+        self.model.geom_rgba[self._walls, 3] = wall  # what lies below costs time to draw, too
         rows, columns = np.nonzero(~wall)
         self._free = CELL * np.stack([columns + 0.5, self.cells - rows - 0.5], axis=1)
         self._layout_seed = seed
@@ -143,14 +144,26 @@ def _random_layout(seed: int) -> list[str]:
 
 
 def _xml(cells: int) -> str:
+    width = CELL * cells
+    half, edge, middle = width / 2, CELL / 2, width / 2 - CELL
+    inside = range(1, cells - 1)
+    # One box a cell is what the ball bumps into. Drawing takes time for each box, so the border,
+    # which no layout opens, is drawn as four.
     walls = "\n".join(
         f'<geom name="wall{row}_{column}" class="wall" '
+        f'group="{0 if row in inside and column in inside else 3}" '
         f'pos="{CELL * (column + 0.5)} {CELL * (cells - row - 0.5)} 0"/>'
         for row in range(cells)
         for column in range(cells)
     )
-    width = CELL * cells
-    half = width / 2
+    border = "\n".join(
+        f'<geom class="wall" contype="0" conaffinity="0" pos="{x} {y} {CELL / 4}" '
+        f'size="{size_x} {size_y} {CELL / 4}"/>'
+        for x, y, size_x, size_y in (
+            *((half, edge, half, edge), (half, width - edge, half, edge)),
+            *((edge, half, edge, middle), (width - edge, half, edge, middle)),
+        )
+    )
     return f"""
 <mujoco model="maze">
   <option timestep="0.01" integrator="implicitfast"/>
@@ -168,6 +181,7 @@ def _xml(cells: int) -> str:
     <geom type="plane" pos="{half} {half} 0" size="{width} {width} .1" contype="0" conaffinity="0"
       rgba=".93 .92 .88 1"/>
     {walls}
+    {border}
     <body name="ball" pos="0 0 {RADIUS}">
       <joint name="x" type="slide" axis="1 0 0"/>
       <joint name="y" type="slide" axis="0 1 0"/>
