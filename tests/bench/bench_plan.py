@@ -10,6 +10,7 @@ backpropagates, so the same budget costs it far more; it is timed with its own d
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 
@@ -66,14 +67,11 @@ def main() -> None:
                 continue  # minutes: 300 samples through the model and back
             problem = agent.problem()
 
-            def plan(planner=planner, problem=problem, budget=budget) -> object:  # type: ignore[no-untyped-def]
-                return planner.plan(problem, budget, torch.Generator().manual_seed(0))
-
+            generator = torch.Generator().manual_seed(0)
+            plan = functools.partial(planner.plan, problem, budget, generator)
             median, p99 = milliseconds(plan, arguments.repeats)
-            print(
-                f"{name:<10} {budget.samples:>7} {budget.iterations:>10} {median:>10.0f} {p99:>8.0f}",
-                flush=True,
-            )
+            sizes = f"{name:<10} {budget.samples:>7} {budget.iterations:>10}"
+            print(f"{sizes} {median:>10.0f} {p99:>8.0f}", flush=True)
 
 
 if __name__ == "__main__":
