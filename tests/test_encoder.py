@@ -335,10 +335,17 @@ def test_probes_recover_what_is_there() -> None:
     weights = probe_module.ridge(x[fit], y[fit], x[val], y[val])
     linear = probe_module.r2(x[test] @ weights[:-1] + weights[-1], y[test])
     assert linear[0] > 0.99 and linear[1] < 0.2
-    mlp = probe_module.fit_mlp(x[fit], y[fit], x[val], y[val], seed=0)
+
+
+def test_attention_probe_finds_the_odd_token() -> None:
+    g = torch.Generator().manual_seed(0)
+    tokens = 0.1 * torch.randn(1000, 9, 8, generator=g)
+    place = torch.randint(9, (1000,), generator=g)
+    tokens[torch.arange(1000), place] += 2.0
+    y = torch.stack([place % 3, place // 3], 1).float() - 1
+    model = probe_module.fit_attention(tokens[:700], y[:700], tokens[700:850], y[700:850], seed=0)
     with torch.no_grad():
-        nonlinear = probe_module.r2(mlp(x[test]), y[test])
-    assert nonlinear[0] > 0.95 and nonlinear[1] > 0.7
+        assert probe_module.r2(model(tokens[850:]), y[850:]).min() > 0.95
 
 
 @pytest.mark.slow
