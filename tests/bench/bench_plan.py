@@ -18,6 +18,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+import envs  # noqa: F401  (registers the environments)
 import planners
 import worldmodel
 from planners import Budget
