@@ -25,9 +25,7 @@ SMALL = ModelConfig(tokens=2, dim=8, width=32, depth=1, heads=2)
 def maze(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     out = folder / "maze"
-    collect(
-        CollectConfig(env="worldmodel/Maze-v0", episodes=24, steps=20, out=out, workers=1)
-    )
+    collect(CollectConfig(env="worldmodel/Maze-v0", episodes=24, steps=20, out=out, workers=1))
     return folder
 
 

@@ -481,9 +481,7 @@ def main(argv: list[str] | None = None) -> int:
     config = parse_config(
         CollectConfig, argv, "worldmodel.collect", "Record episodes as a Minari dataset."
     )
-    # Workers inherit these: one thread each, and OpenGL without a display.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("MUJOCO_GL", "egl")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers inherit it
     result = collect(config)
     share = result["contact"]
     rows = [

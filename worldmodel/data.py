@@ -17,6 +17,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -416,13 +417,25 @@ def _build(
     total = header["shape"][0]
     start = min(len(sums) * batch, total)
     bar: Progress[Any] = progress(None, total, "encode", "frame")
-    with bar, open(partial, "r+b" if sums else "wb") as file, open(noted, "w") as notes:
+    mode = "r+b" if sums else "wb"
+    with (
+        bar,
+        ThreadPoolExecutor(1) as reader,
+        open(partial, mode) as file,
+        open(noted, "w") as notes,
+    ):
         notes.write(f"{batch}\n" + "".join(f"{crc}\n" for crc in sums))
         bar.update(start)
         file.truncate(start * _frame_bytes(header))
         file.seek(0, os.SEEK_END)
-        for first in range(start, total, batch):
-            pixels = dataset.pixels(slice(first, min(first + batch, total)))
+        chunks = [slice(first, min(first + batch, total)) for first in range(start, total, batch)]
+        pending = [reader.submit(dataset.pixels, chunk) for chunk in chunks[:1]]
+        for following in [*chunks[1:], None]:
+            if not pending:
+                break
+            pixels = pending.pop().result()
+            if following is not None:  # read while the encoder is busy
+                pending.append(reader.submit(dataset.pixels, following))
             tokens = _encode(encoder, pixels, tuple(header["shape"][1:]))
             file.write(tokens.tobytes())
             file.flush()

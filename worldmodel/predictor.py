@@ -1,6 +1,6 @@
 """The world model: frozen patch tokens in, imagined latents out.
 
-    tokens [B, N, C] --projector--> z [B, P, D] --predictor (action, proprio)--> next z, next proprio
+    tokens [B, N, C] --projector--> z [B, P, D] --predictor (actions, proprio)--> next z, proprio
 
 The encoder's tokens are projected to few latents, so that imagining is cheap: planning cost is
 proportional to the number of tokens. The projector is trained together with the predictor, and kept
@@ -65,8 +65,8 @@ class Imagined(NamedTuple):
 
 
 class Projector(nn.Module):
-    """Patch tokens ``[B, N, C]`` to latents ``[B, P, D]``: each patch is narrowed by the same linear
-    map, then all of them are mixed, so that a latent may depend on the whole image."""
+    """Patch tokens ``[B, N, C]`` to latents ``[B, P, D]``: each patch is narrowed by the same
+    linear map, then all of them are mixed, so that a latent may depend on the whole image."""
 
     def __init__(self, spec: DataSpec, config: ModelConfig, narrow: int = 32, hidden: int = 1024):
         super().__init__()

@@ -44,7 +44,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.checkpoint import CheckpointInfo, save_checkpoint
-from worldmodel.cli import parse_config, progress, run
+from worldmodel.cli import Progress, parse_config, progress, run
 from worldmodel.data import Dataset, LatentCache, open_dataset
 from worldmodel.encoder import load_encoder
 from worldmodel.errors import UserError
@@ -164,8 +164,8 @@ class Episodes:
         return ids[ids % every != every - 1], ids[ids % every == every - 1]
 
     def clips(self, ids: np.ndarray, count: int, frames: int, rng: np.random.Generator) -> Clips:
-        """Random clips of `frames` frames. A clip may begin before its episode does: there the first
-        frame repeats and nothing is done, which is also how a planner starts."""
+        """Random clips of `frames` frames. A clip may begin before its episode does: there the
+        first frame repeats and nothing is done, which is also how a planner starts."""
         skip = self.frameskip
         chosen = [self.index[e] for e in rng.choice(ids, count)]
         tokens, proprio, actions = [], [], []
@@ -234,24 +234,31 @@ class Trainer:
         if not self.datasets:
             raise UserError("data is empty; name at least one dataset folder")
         if len({d.env_id for d in self.datasets}) > 1:
-            raise UserError(f"datasets of different envs: {sorted({d.env_id for d in self.datasets})}")
+            raise UserError(
+                f"datasets of different envs: {sorted({d.env_id for d in self.datasets})}"
+            )
         caches = [LatentCache.open_or_build(d, self.encoder, c.cache) for d in self.datasets]
         self.episodes = Episodes(self.datasets, caches, c.model.frameskip)
         self.train_ids, self.val_ids = self.episodes.split(c.held_out)
         if len(self.train_ids) == 0 or len(self.val_ids) == 0:
-            raise UserError(f"{len(self.episodes.index)} usable episodes are too few to hold some out")
+            raise UserError(
+                f"{len(self.episodes.index)} usable episodes are too few to hold some out"
+            )
         self.spec = self._spec()
         torch.manual_seed(c.seed)
         self.model = WorldModel(c.model, self.spec).to(self.device)
         sample = self.episodes.clips(self.train_ids, 512, 2, np.random.default_rng(c.seed))
-        self.heads = Heads(c.model, self.spec, sample["tokens"].float().flatten(0, 1)).to(self.device)
+        self.heads = Heads(c.model, self.spec, sample["tokens"].float().flatten(0, 1)).to(
+            self.device
+        )
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         parameters = [*self.model.parameters(), *self.heads.parameters()]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.ndim >= 2]},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in parameters if p.ndim >= 2]},
-                {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-            ],
+            groups,
             lr=c.optim.lr,
             weight_decay=c.optim.weight_decay,
             fused=True,
@@ -284,9 +291,7 @@ class Trainer:
         seen_z, seen_proprio = z[:, :k], proprio[:, :k]
         errors, proprio_errors = [], []
         for t in range(w.rollout):
-            next_z, next_proprio = self.model.predict(
-                seen_z, seen_proprio, actions[:, t : t + k]
-            )
+            next_z, next_proprio = self.model.predict(seen_z, seen_proprio, actions[:, t : t + k])
             errors.append(F.mse_loss(next_z, z[:, k + t]))
             proprio_errors.append(
                 F.mse_loss(self._normalised(next_proprio), self._normalised(proprio[:, k + t]))
@@ -446,7 +451,8 @@ def train(config: TrainConfig) -> Path:
     print(f"{len(trainer.train_ids)} episodes, {parameters:,} parameters, {trainer.device}")
     start, before, at = time.monotonic(), trainer.minutes, trainer.step
     with _metrics(out / "metrics.jsonl", trainer.step) as write:
-        with progress(total=config.steps - trainer.step, description="train") as bar:
+        bar: Progress[Any] = progress(total=config.steps - trainer.step, description="train")
+        with bar:
             while trainer.step < config.steps:
                 figures = trainer.train_step()
                 trainer.minutes = before + (time.monotonic() - start) / 60
