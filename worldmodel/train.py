@@ -145,7 +145,10 @@ class Episodes:
 
     def __init__(self, datasets: list[Dataset], caches: list[LatentCache], frameskip: int):
         self.frameskip = frameskip
-        self.tokens = [cache.tokens for cache in caches]
+        # Random reads from disk are slow: hold the latents in memory where they fit.
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        fits = sum(cache.tokens.nbytes for cache in caches) < 0.6 * free
+        self.tokens = [np.array(c.tokens) if fits else c.tokens for c in caches]
         # (dataset, first frame, number of actions) of every episode
         self.index = [
             (i, int(first), int(length))
@@ -218,7 +221,7 @@ class Heads(nn.Module):
 
     def target(self, tokens: Tensor) -> Tensor:
         """The principal components of tokens ``[..., N, C]``, scaled, ``[..., N * channels]``."""
-        return (((tokens - self.mean) @ self.basis) / self.scale).flatten(-2)
+        return ((tokens @ self.basis - self.mean @ self.basis) / self.scale).flatten(-2)
 
 
 class Trainer:
@@ -283,7 +286,7 @@ class Trainer:
     def loss(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and its terms."""
         w, k = self.config.loss, self.config.model.context
-        tokens = clips["tokens"].to(self.device).float()
+        tokens = clips["tokens"].to(self.device, torch.bfloat16)
         proprio, actions = clips["proprio"].to(self.device), clips["actions"].to(self.device)
         z = self.model.project(tokens)
         terms: dict[str, Tensor] = {}
