@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 
+from worldmodel.cli import atomic_write_json
 from worldmodel.errors import UserError
 from worldmodel.predictor import DataSpec, ModelConfig, WorldModel
 
@@ -151,12 +152,24 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
     folder = Path(name_or_path)
     if (folder / CONFIG).exists():
         return folder
-    names = sorted(path.parent.name for path in BUNDLED_FOLDER.glob(f"*/{CONFIG}"))
+    names = [name for name in BUNDLED.values() if (BUNDLED_FOLDER / name / CONFIG).exists()]
     what = f"has no {CONFIG}" if folder.is_dir() else "does not exist"
     raise UserError(
         f"no checkpoint {str(name_or_path)!r}: that folder {what}; "
         f"bundled checkpoints are {', '.join(names) or 'none yet: train one first'}"
     )
+
+
+def record_evaluation(name_or_path: str | Path, name: str, result: dict[str, Any]) -> None:
+    """Keep the result of an evaluation in the checkpoint's ``config.json``, under ``name``.
+
+    Raises:
+        UserError: no such checkpoint, or it cannot be written.
+    """
+    folder = find_checkpoint(name_or_path)
+    info = load_info(folder)
+    info = dataclasses.replace(info, evaluation={**info.evaluation, name: result})
+    atomic_write_json(folder / CONFIG, dataclasses.asdict(info))
 
 
 def bundled_for(env_id: str) -> str:

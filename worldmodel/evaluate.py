@@ -28,7 +28,7 @@ from envs import maze, pusht
 from envs.policies import make_policy
 from planners import Budget, Planner, Problem, Trajectory
 from worldmodel.agent import Agent, AgentConfig, make_planner
-from worldmodel.checkpoint import bundled_for, load_checkpoint
+from worldmodel.checkpoint import bundled_for, load_checkpoint, record_evaluation
 from worldmodel.cli import Progress, atomic_write_json, parse_config
 from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
@@ -87,6 +87,8 @@ class EvaluateConfig:
     """Plans of a single episode that are timed."""
     out: Path | None = None
     """JSON file to write."""
+    record: str | None = None
+    """Name under which to keep the result in the checkpoint's config.json as well."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "budget_steps", "batch", "timed_plans", "ceiling_samples"):
@@ -441,6 +443,8 @@ def main(argv: list[str] | None = None) -> int | None:
     result = evaluate(config)
     if config.out is not None:
         atomic_write_json(config.out, result)
+    if config.record is not None:
+        record_evaluation(result["checkpoint"], config.record, result)
     print(table(result))
     return 0
 
