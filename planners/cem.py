@@ -16,7 +16,6 @@ from .problem import (
     Search,
     check_at_least,
     check_between,
-    check_count,
 )
 
 
@@ -29,7 +28,7 @@ class Cem:
     are chosen feasible first, as in Wen and Topcu, Constrained CEM, 2018. Sample 0 is always the
     mean itself. The plan is the best sample ever seen, verified, never the mean untried.
 
-    elites: samples refitted to; at most half of the budget's samples are used.
+    elites: share of the samples that the next ones are fitted to.
     sigma: first standard deviation, in units of (high - low) / 2.
     beta: colour of the noise over the horizon; 0 is white.
     elite_reuse: fraction of the elites that compete again in the next iteration. Their scores
@@ -44,7 +43,7 @@ class Cem:
     name: ClassVar[str] = "cem"
     default_budget: ClassVar[Budget] = Budget(samples=300, iterations=10)
 
-    elites: int = 30
+    elites: float = 0.1
     sigma: float = 0.5
     beta: float = 0.0
     elite_reuse: float = 0.3
@@ -53,7 +52,7 @@ class Cem:
     momentum: float = 0.1
 
     def __post_init__(self) -> None:
-        check_count("elites", self.elites)
+        check_between("elites", self.elites, 0, 1)
         check_at_least("sigma", self.sigma, 0)
         check_at_least("beta", self.beta, 0)
         check_between("elite_reuse", self.elite_reuse, 0, 1)
@@ -65,7 +64,7 @@ class Cem:
     def plan(self, problem: Problem, budget: Budget, generator: torch.Generator) -> Plan:
         """See `planners.Planner.plan`."""
         search = Search(problem, budget, generator)
-        elites = min(self.elites, max(1, budget.samples // 2))
+        elites = max(1, round(self.elites * budget.samples))
         keep = round(self.elite_reuse * elites)
         mean = problem.start
         sigma = (self.sigma * problem.half_range).expand_as(mean)

@@ -533,7 +533,7 @@ def test_make_names_the_nearest() -> None:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("cem", {"elites": 0}),
+        ("cem", {"elites": 1.5}),
         ("cem", {"momentum": 1.5}),
         ("cem", {"sigma": "0.5"}),
         ("mppi", {"temperature": 0}),
