@@ -90,7 +90,7 @@ class LossConfig:
     reconstruct: float = 1.0
     inverse: float = 0.2
     variance: float = 1.0
-    covariance: float = 0.5
+    covariance: float = 0.1
 
 
 @dataclass(frozen=True)
