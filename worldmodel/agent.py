@@ -67,8 +67,8 @@ class AgentConfig:
     samples: int | None = None
     iterations: int | None = None
     budget_ms: float | None = None
-    proprio_weight: float = 0.1
-    path_weight: float = 0.1
+    proprio_weight: float = 0.3
+    path_weight: float = 0.5
     action_repeat: int | None = None
     seed: int = 0
     bfloat16: bool = True
