@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from worldmodel import augment as augment_module
-from worldmodel import encoder as encoder_module
 from worldmodel import probe as probe_module
 from worldmodel.augment import Augment, AugmentConfig, dead_leaves
 from worldmodel.encoder import Encoder, ViT, ViTConfig, load_encoder, patchify
@@ -115,9 +114,7 @@ def test_exported_weights_come_back(exported: Path) -> None:
         torch.testing.assert_close(value, expected[key].bfloat16().float())
 
 
-def test_bundled_encoder_loads_if_it_is_there(images: np.ndarray) -> None:
-    if not encoder_module.BUNDLED.exists():
-        pytest.skip("not bundled in this checkout")
+def test_bundled_encoder_loads(images: np.ndarray) -> None:
     encoder = load_encoder()
     assert encoder.name == "dino-112" and encoder.encode(images).shape == (6, 64, 192)
 

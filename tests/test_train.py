@@ -101,6 +101,8 @@ def test_bad_input_is_a_clear_error(maze: Path) -> None:
         Trainer(_with_data(maze, "no-such"))
     with pytest.raises(UserError, match="rollout"):
         Trainer(config(maze, "y", loss=LossConfig(rollout=0)))
+    with pytest.raises(UserError, match="held_out is 0"):
+        Trainer(config(maze, "z", held_out=0.0))
     with pytest.raises(UserError, match="nothing to resume"):
         Trainer(config(maze, "empty")).resume()
     (maze / "torn").mkdir()

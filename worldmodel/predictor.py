@@ -45,7 +45,7 @@ class ModelConfig:
 class DataSpec:
     """What the world model is fed: read off the dataset and the encoder, stored in checkpoints.
 
-    Statistics are over the training episodes, in the env's own units.
+    Statistics are over all recorded frames, in the env's own units.
     """
 
     num_tokens: int

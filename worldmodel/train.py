@@ -231,6 +231,8 @@ class Trainer:
         self.config = c = config
         if c.loss.rollout < 1 or c.batch < 2:
             raise UserError(f"rollout is {c.loss.rollout}, batch {c.batch}; use at least 1 and 2")
+        if not 0 < c.held_out < 1:
+            raise UserError(f"held_out is {c.held_out}; it must lie between 0 and 1")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = load_encoder(c.encoder, weights=c.encoder_weights)
         self.datasets = [open_dataset(path) for path in c.data.split(",") if path]
