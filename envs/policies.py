@@ -54,15 +54,21 @@ class RandomWalk:
 
 
 class PushExplorer:
-    """Goes beside the block, chases a point of the block so that it is pushed, and again.
+    """Pushes the block about, goes round it to push from another side, and wanders now and then.
 
-    Pushes aim at random points near the block's centre of mass, off-centre often enough to turn it,
-    and prefer directions that keep the block away from the walls.
+    A push chases a random point near the block's centre of mass, off-centre often enough to turn
+    it. A block at a wall can hardly be moved any more, and teaches little: pushes are aimed at the
+    inside of the workspace and end when they bring the block to a wall. Wandering keeps one random
+    action for several steps, as planners do when they search.
     """
+
+    SIZE = 0.1  # metres: how far the block reaches from its centre of mass, and a little
+    BESIDE = 0.1  # metres from the block's centre of mass to where a push begins
 
     def __init__(self, rng: np.random.Generator, max_step: float) -> None:
         self.rng, self.max_step = rng, max_step
         self.left = 0
+        self.wander: Array | None = None  # the action that is kept
         self.beside: Array | None = None  # where to go before pushing
         self.point = np.zeros(2)  # what to push, metres in the block's frame
         self.speed = max_step
@@ -71,37 +77,59 @@ class PushExplorer:
     def __call__(self, obs: Any, info: dict[str, Any]) -> Array:
         pusher, block, angle = info["state"][:2], info["state"][2:4], info["state"][4]
         stuck = float(np.linalg.norm(pusher - self.last)) < 0.15 * self.speed
-        if self.left == 0 or stuck:
-            self._choose(pusher, block, stuck)
-        self.left -= 1
         self.last = pusher
         if self.beside is not None and np.linalg.norm(pusher - self.beside) < 0.015:
             self.beside = None
-        cos, sin = np.cos(angle), np.sin(angle)
-        chased = block + np.array([[cos, -sin], [sin, cos]]) @ self.point
-        offset = (chased if self.beside is None else self.beside) - pusher
-        distance = float(np.linalg.norm(offset)) + 1e-9
-        step = offset / distance * min(distance, self.speed)
+        towards = block - pusher
+        if self.left == 0 or stuck or (self.beside is None and self._leaves(block, towards)):
+            self._choose(pusher, block, stuck)
+        self.left -= 1
+        if self.wander is not None:
+            step = self.wander
+        elif self.beside is not None:
+            step = self._around(pusher, block, self.beside - pusher)
+        else:
+            cos, sin = np.cos(angle), np.sin(angle)
+            step = block + np.array([[cos, -sin], [sin, cos]]) @ self.point - pusher
+        distance = float(np.linalg.norm(step)) + 1e-9
+        step = step / distance * min(distance, self.speed)
         step = step + self.rng.normal(0.0, 0.15 * self.max_step, 2)
         return np.clip(step, -self.max_step, self.max_step).astype(np.float32)
 
     def _choose(self, pusher: Array, block: Array, stuck: bool) -> None:
-        """A new push: from where the pusher is if the block has room ahead, else from elsewhere
-        (a pusher that is stuck has pressed the block against a wall)."""
-        self.left = int(self.rng.integers(6, 22))
+        """What to do next: wander, push on from here if the block has room ahead, or go to where
+        the block can be pushed towards a random place inside."""
         self.speed = self.max_step * self.rng.uniform(0.5, 1.0)
         self.point = self.rng.normal(0.0, 0.04, 2)
-        towards = block - pusher
-        ahead = block + 0.12 * towards / np.linalg.norm(towards)
-        roomy = bool((ahead > 0.1).all() and (ahead < WORKSPACE - 0.1).all())
-        self.beside = None
-        if roomy and not stuck and self.rng.uniform() < 0.6:
+        self.beside = self.wander = None
+        if stuck or self.rng.uniform() < 0.1:
+            self.wander = self.rng.uniform(-self.max_step, self.max_step, 2)
+            self.left = int(self.rng.integers(3, 9))
             return
-        if stuck:  # back off, to a random side
-            angle = self.rng.uniform(-np.pi, np.pi)
-            towards = np.array([np.cos(angle), np.sin(angle)])
-        else:
-            towards = self.rng.uniform(0.13, WORKSPACE - 0.13, 2) - block
-        beside = block - 0.095 * towards / np.linalg.norm(towards)
+        self.left = int(self.rng.integers(12, 32))
+        towards = block - pusher
+        if not self._leaves(block, towards) and self.rng.uniform() < 0.9:
+            return
+        towards = self.rng.uniform(0.15, WORKSPACE - 0.15, 2) - block
+        beside = block - self.BESIDE * towards / (np.linalg.norm(towards) + 1e-9)
         self.beside = np.clip(beside, 0.016, WORKSPACE - 0.016)
-        self.left += 10
+        self.left += 8
+
+    def _leaves(self, block: Array, towards: Array) -> bool:
+        """Whether the block, pushed on this way, soon meets a wall."""
+        ahead = block + 0.08 * towards / (np.linalg.norm(towards) + 1e-9)
+        outward = (ahead - WORKSPACE / 2) * towards > 0
+        outside = np.abs(ahead - WORKSPACE / 2) > WORKSPACE / 2 - self.SIZE
+        return bool((outward & outside).any())
+
+    def _around(self, pusher: Array, block: Array, step: Array) -> Array:
+        """`step` without what would run into the block."""
+        away = pusher - block
+        distance = float(np.linalg.norm(away)) + 1e-9
+        inward = -float(step @ away) / distance
+        if distance > self.BESIDE or inward <= 0:
+            return step
+        along = step + inward * away / distance
+        if np.linalg.norm(along) < 0.2 * inward:  # right behind the block: pick a side
+            along = np.array([-away[1], away[0]])
+        return along
