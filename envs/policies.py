@@ -87,23 +87,22 @@ class PushExplorer:
         if self.wander is not None:
             step = self.wander
         elif self.beside is not None:
-            step = self._around(pusher, block, self.beside - pusher)
+            step = self._around(pusher, block, _within(self.beside - pusher, 1.4 * self.max_step))
         else:
             cos, sin = np.cos(angle), np.sin(angle)
-            step = block + np.array([[cos, -sin], [sin, cos]]) @ self.point - pusher
-        distance = float(np.linalg.norm(step)) + 1e-9
-        step = step / distance * min(distance, self.speed)
+            chased = block + np.array([[cos, -sin], [sin, cos]]) @ self.point
+            step = _within(chased - pusher, self.speed)
         step = step + self.rng.normal(0.0, 0.15 * self.max_step, 2)
         return np.clip(step, -self.max_step, self.max_step).astype(np.float32)
 
     def _choose(self, pusher: Array, block: Array, stuck: bool) -> None:
         """What to do next: wander, push on from here if the block has room ahead, or go to where
         the block can be pushed towards a random place inside."""
-        self.speed = self.max_step * self.rng.uniform(0.5, 1.0)
+        self.speed = self.max_step * self.rng.uniform(0.4, 1.0)
         self.point = self.rng.normal(0.0, 0.04, 2)
         self.beside = self.wander = None
-        if stuck or self.rng.uniform() < 0.1:
-            self.wander = self.rng.uniform(-self.max_step, self.max_step, 2)
+        if stuck or self.rng.uniform() < 0.15:
+            self.wander = 1.4 * self.rng.uniform(-self.max_step, self.max_step, 2)
             self.left = int(self.rng.integers(3, 9))
             return
         self.left = int(self.rng.integers(12, 32))
@@ -133,3 +132,8 @@ class PushExplorer:
         if np.linalg.norm(along) < 0.2 * inward:  # right behind the block: pick a side
             along = np.array([-away[1], away[0]])
         return along
+
+
+def _within(step: Array, length: float) -> Array:
+    """`step`, shortened to at most `length`."""
+    return step * min(1.0, length / (float(np.linalg.norm(step)) + 1e-9))

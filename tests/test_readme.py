@@ -17,11 +17,6 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 SNIPPETS = [text for language, text in BLOCKS if language == "python"]
 SHELL = {"python3", "pip", "pytest", ".", "plan", "python"}
 
-needs_checkpoint = pytest.mark.skipif(
-    not (ROOT / "worldmodel/checkpoints/pusht").exists(),
-    reason="worldmodel/checkpoints/pusht is not there yet",
-)
-
 
 def commands() -> list[list[str]]:
     """Every command of every bash block, split into words, comments left out."""
@@ -59,7 +54,6 @@ def test_there_is_a_short_snippet() -> None:
         assert len([line for line in text.splitlines() if line.strip()]) <= 10
 
 
-@needs_checkpoint
 @pytest.mark.slow
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_snippet_runs(snippet: str) -> None:
@@ -69,8 +63,6 @@ def test_snippet_runs(snippet: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
 def test_example_runs(path: Path) -> None:
-    if path.name == "act.py" and not (ROOT / "worldmodel/checkpoints/pusht").exists():
-        pytest.skip("worldmodel/checkpoints/pusht is not there yet")
     run([str(path)])
 
 

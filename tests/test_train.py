@@ -43,7 +43,8 @@ def config(folder: Path, name: str, **options: object) -> TrainConfig:
 
 
 def test_it_learns_more_than_copying_the_last_frame(maze: Path) -> None:
-    settings = config(maze, "learn", steps=250, optim=OptimConfig(lr=2e-3, warmup=10))
+    optim = OptimConfig(lr=2e-3, warmup=10)
+    settings = config(maze, "learn", steps=250, joint=0.5, held_out=0.2, optim=optim)
     trainer = Trainer(settings)
     first = trainer.train_step()
     for _ in range(249):
@@ -54,14 +55,34 @@ def test_it_learns_more_than_copying_the_last_frame(maze: Path) -> None:
     assert errors["val_proprio"][0] < 0.5
 
 
-def test_a_killed_run_resumes_to_the_same_curve(maze: Path) -> None:
+def test_latents_are_fixed_after_the_joint_steps(maze: Path) -> None:
+    trainer = Trainer(config(maze, "fixed", steps=20, joint=0.25))
+    for _ in range(5):
+        assert "reconstruct" in trainer.train_step()
+    projector = {k: v.clone() for k, v in trainer.average.projector.state_dict().items()}
+    predictor = trainer.model.next_z.weight.detach().clone()
+    for _ in range(5):
+        assert "reconstruct" not in trainer.train_step()
+    for model in (trainer.model, trainer.average):
+        for name, value in model.projector.state_dict().items():
+            assert torch.equal(value, projector[name])
+    assert not torch.equal(trainer.model.next_z.weight, predictor)
+    assert trainer.episodes.frames[0].shape == (24 * 21, SMALL.tokens, SMALL.dim)
+    assert trainer.validate()["val_error"][0] > 0
+
+
+@pytest.mark.parametrize("joint", [0.1, 0.5])
+def test_a_killed_run_resumes_to_the_same_curve(maze: Path, tmp_path: Path, joint: float) -> None:
+    """Killed after 7 steps: with the latents fixed already, and not yet."""
+
     def command(name: str) -> list[str]:
         flags = {
             "data": maze / "maze",
             "cache": maze / "latents",
-            "out": maze / name,
+            "out": tmp_path / name,
             "encoder": "random-112",
             "steps": 40,
+            "joint": joint,
             "batch": 8,
             "log_every": 1,
             "save_every": 7,
@@ -75,7 +96,7 @@ def test_a_killed_run_resumes_to_the_same_curve(maze: Path) -> None:
         return [sys.executable, "-m", "worldmodel.train", *pairs]
 
     def curve(name: str) -> list[tuple[int, float]]:
-        lines = (maze / name / "metrics.jsonl").read_text().splitlines()
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
         return [(row["step"], row["loss"]) for row in rows if "loss" in row]
 
@@ -85,7 +106,7 @@ def test_a_killed_run_resumes_to_the_same_curve(maze: Path) -> None:
         command("killed"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
-    while not (maze / "killed" / "state.pt").exists() and time.monotonic() < deadline:
+    while not (tmp_path / "killed" / "state.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
@@ -103,6 +124,8 @@ def test_bad_input_is_a_clear_error(maze: Path) -> None:
         Trainer(config(maze, "y", loss=LossConfig(rollout=0)))
     with pytest.raises(UserError, match="held_out is 0"):
         Trainer(config(maze, "z", held_out=0.0))
+    with pytest.raises(UserError, match="joint is 0"):
+        Trainer(config(maze, "w", joint=0.0))
     with pytest.raises(UserError, match="nothing to resume"):
         Trainer(config(maze, "empty")).resume()
     (maze / "torn").mkdir()

@@ -2,10 +2,13 @@
 
     python -m worldmodel.train --config configs/pusht.yaml [--optim.lr 3e-4 ...]
 
-Latents of every frame are computed once and memory-mapped. A step draws random clips, predicts the
-next frames from real ones (teacher forcing) and from its own predictions (rollout), and keeps the
-latents informative with three regularisers: reconstruction of the frozen tokens, and the variance
-and covariance terms of VICReg. `OUT/metrics.jsonl` has one line per `log_every` steps:
+Tokens of every frame are computed once and memory-mapped. A step draws random clips and predicts
+the next frames from real ones (teacher forcing) and from its own predictions (rollout). First
+projector and predictor are trained together, the latents kept informative by reconstruction of the
+frozen tokens, by an inverse model and by the variance and covariance terms of VICReg. Then the
+latents stay as they are, are computed once for every frame, and the predictor alone is trained on:
+its targets hold still, and a step costs less. `OUT/metrics.jsonl` has one line per `log_every`
+steps, with only predict, proprio and read_proprio once the latents are fixed:
 
     step, minutes, samples_per_s   where the run is and how fast
     loss                           what is minimised
@@ -45,7 +48,7 @@ from torch import Tensor, nn
 
 from worldmodel.checkpoint import CheckpointInfo, save_checkpoint
 from worldmodel.cli import Progress, parse_config, progress, run
-from worldmodel.data import Dataset, LatentCache, open_dataset
+from worldmodel.data import Dataset, LatentCache, open_dataset, split
 from worldmodel.encoder import load_encoder
 from worldmodel.errors import UserError
 from worldmodel.predictor import DataSpec, ModelConfig, WorldModel
@@ -53,10 +56,11 @@ from worldmodel.predictor import DataSpec, ModelConfig, WorldModel
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW.
+    """Muon (Jordan et al. 2024) for the transformer's matrices, AdamW for everything else.
 
     Attributes:
-        lr: peak learning rate, reached after `warmup` steps; falls to zero along a cosine.
+        lr: peak learning rate, reached after `warmup` steps; falls to zero along a cosine. Muon's
+            updates are scaled to AdamW's size, so one rate serves both.
         weight_decay: on matrices.
         clip: largest gradient norm.
         ema: decay of the averaged weights that are saved.
@@ -104,6 +108,7 @@ class TrainConfig:
         out: folder for the checkpoint, metrics and training state.
         cache: folder for cached latents.
         steps: optimiser steps.
+        joint: share of the steps that train the latents too; after that they are fixed.
         batch: clips per step.
         horizon: model steps that planners imagine by default; stored in the checkpoint.
         held_out: share of episodes kept for validation.
@@ -123,6 +128,7 @@ class TrainConfig:
     out: str = "runs/pusht"
     cache: str = "data/latents"
     steps: int = 5000
+    joint: float = 0.3
     batch: int = 256
     horizon: int = 5
     held_out: float = 0.05
@@ -137,42 +143,56 @@ class TrainConfig:
 
 
 class Clips(dict[str, Tensor]):
-    """A batch: tokens ``[B, J, N, C]``, proprio ``[B, J, Dp]``, actions ``[B, J-1, F*A]``."""
+    """A batch: frames ``[B, J, ...]``, proprio ``[B, J, Dp]``, actions ``[B, J-1, F*A]``."""
 
 
 class Episodes:
-    """Logged episodes with cached tokens; gives random clips of frames `frameskip` apart."""
+    """Logged episodes; gives random clips of frames `frameskip` apart.
 
-    def __init__(self, datasets: list[Dataset], caches: list[LatentCache], frameskip: int):
+    A frame is what `frames` holds of it: the encoder's tokens ``[N, C]``, or, once
+    they are fixed, its latents ``[P, D]``. `train` and `held_out` list the episodes of each kind:
+    (dataset, first frame, number of actions).
+    """
+
+    def __init__(
+        self, datasets: list[Dataset], caches: list[LatentCache], frameskip: int, held_out: float
+    ):
         self.frameskip = frameskip
-        # Random reads from disk are slow: hold the latents in memory where they fit.
+        # Random reads from disk are slow: hold the tokens in memory where they fit.
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
         fits = sum(cache.tokens.nbytes for cache in caches) < 0.6 * free
-        self.tokens = [np.array(c.tokens) if fits else c.tokens for c in caches]
-        # (dataset, first frame, number of actions) of every episode
-        self.index = [
-            (i, int(first), int(length))
-            for i, d in enumerate(datasets)
-            for first, length in zip(d.offsets[:-1], d.lengths, strict=True)
-            if length >= frameskip
-        ]
+        self.frames = [np.array(c.tokens) if fits else c.tokens for c in caches]
+        self.train: list[tuple[int, int, int]] = []
+        self.held_out: list[tuple[int, int, int]] = []
+        for i, dataset in enumerate(datasets):
+            for chosen, ids in zip(
+                (self.train, self.held_out), split(dataset, held_out), strict=True
+            ):
+                usable = ids[dataset.lengths[ids] >= frameskip]
+                firsts, lengths = dataset.offsets[usable], dataset.lengths[usable]
+                chosen += [(i, int(f), int(n)) for f, n in zip(firsts, lengths, strict=True)]
+        if not self.train or not self.held_out:
+            raise UserError(
+                f"{len(self.train)} episodes to train on and {len(self.held_out)} held out have "
+                f"at least {frameskip} steps: collect more"
+            )
         self.proprio = [np.asarray(d.proprio, np.float32) for d in datasets]
         # The last frame of an episode has no action (NaN in the dataset); none is ever read there.
         self.actions = [np.nan_to_num(d.actions) for d in datasets]
 
-    def split(self, held_out: float) -> tuple[np.ndarray, np.ndarray]:
-        """Indices of training and of held-out episodes: every n-th is held out."""
-        every = max(2, round(1 / held_out))
-        ids = np.arange(len(self.index))
-        return ids[ids % every != every - 1], ids[ids % every == every - 1]
-
-    def clips(self, ids: np.ndarray, count: int, frames: int, rng: np.random.Generator) -> Clips:
+    def clips(
+        self,
+        episodes: list[tuple[int, int, int]],
+        count: int,
+        frames: int,
+        rng: np.random.Generator,
+    ) -> Clips:
         """Random clips of `frames` frames. A clip may begin before its episode does: there the
         first frame repeats and nothing is done, which is also how a planner starts."""
         skip = self.frameskip
-        chosen = [self.index[e] for e in rng.choice(ids, count)]
-        tokens, proprio, actions = [], [], []
-        for source, first, length in chosen:
+        seen, proprio, actions = [], [], []
+        for number in rng.choice(len(episodes), count):
+            source, first, length = episodes[number]
             earliest = -skip * (frames - 2)
             latest = max(earliest + 1, length - skip * (frames - 1) + 1)
             start = int(rng.integers(earliest, latest))
@@ -180,11 +200,11 @@ class Episodes:
             steps = start + np.arange(skip * (frames - 1))
             valid = (steps >= 0) & (steps < length)
             taken = self.actions[source][first + np.clip(steps, 0, length - 1)]
-            tokens.append(self.tokens[source][first + at])
+            seen.append(self.frames[source][first + at])
             proprio.append(self.proprio[source][first + at])
             actions.append(np.where(valid[:, None], taken, 0.0).reshape(frames - 1, -1))
         return Clips(
-            tokens=torch.from_numpy(np.stack(tokens)),
+            frames=torch.from_numpy(np.stack(seen)),
             proprio=torch.from_numpy(np.stack(proprio)),
             actions=torch.from_numpy(np.stack(actions).astype(np.float32)),
         )
@@ -233,6 +253,8 @@ class Trainer:
             raise UserError(f"rollout is {c.loss.rollout}, batch {c.batch}; use at least 1 and 2")
         if not 0 < c.held_out < 1:
             raise UserError(f"held_out is {c.held_out}; it must lie between 0 and 1")
+        if not 0 < c.joint <= 1:
+            raise UserError(f"joint is {c.joint}; it must be above 0 and at most 1")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = load_encoder(c.encoder, weights=c.encoder_weights)
         self.datasets = [open_dataset(path) for path in c.data.split(",") if path]
@@ -243,32 +265,36 @@ class Trainer:
                 f"datasets of different envs: {sorted({d.env_id for d in self.datasets})}"
             )
         caches = [LatentCache.open_or_build(d, self.encoder, c.cache) for d in self.datasets]
-        self.episodes = Episodes(self.datasets, caches, c.model.frameskip)
-        self.train_ids, self.val_ids = self.episodes.split(c.held_out)
-        if len(self.train_ids) == 0 or len(self.val_ids) == 0:
-            raise UserError(
-                f"{len(self.episodes.index)} usable episodes are too few to hold some out"
-            )
+        self.episodes = Episodes(self.datasets, caches, c.model.frameskip, c.held_out)
         self.spec = self._spec()
         torch.manual_seed(c.seed)
         self.model = WorldModel(c.model, self.spec).to(self.device)
-        sample = self.episodes.clips(self.train_ids, 512, 2, np.random.default_rng(c.seed))
-        self.heads = Heads(c.model, self.spec, sample["tokens"].float().flatten(0, 1)).to(
+        sample = self.episodes.clips(self.episodes.train, 512, 2, np.random.default_rng(c.seed))
+        self.heads = Heads(c.model, self.spec, sample["frames"].float().flatten(0, 1)).to(
             self.device
         )
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        parameters = [*self.model.parameters(), *self.heads.parameters()]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.ndim >= 2]},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            groups,
-            lr=c.optim.lr,
-            weight_decay=c.optim.weight_decay,
-            fused=True,
-        )
+        self.optimizers = self._optimizers()
+        self.fixed = False  # whether frames are latents, no longer tokens
         self.step, self.minutes = 0, 0.0
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        c = self.config.optim
+        matrices = [p for p in self.model.blocks.parameters() if p.ndim == 2]
+        others = [p for p in self._parameters() if not any(p is m for m in matrices)]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in others if p.ndim >= 2]},
+            {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        return [
+            torch.optim.Muon(
+                matrices, lr=c.lr, weight_decay=c.weight_decay, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(groups, lr=c.lr, weight_decay=c.weight_decay, fused=True),
+        ]
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [*self.model.parameters(), *self.heads.parameters()]
 
     def _spec(self) -> DataSpec:
         data = self.datasets[0]
@@ -287,15 +313,23 @@ class Trainer:
 
     def loss(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and its terms."""
-        w, k = self.config.loss, self.config.model.context
-        tokens = clips["tokens"].to(self.device, torch.bfloat16)
-        proprio, actions = clips["proprio"].to(self.device), clips["actions"].to(self.device)
-        z = self.model.project(tokens)
-        terms: dict[str, Tensor] = {}
+        frames, proprio, actions = (
+            clips[name].to(self.device) for name in ("frames", "proprio", "actions")
+        )
+        if self.fixed:
+            terms = self._imagination(frames, proprio, actions)
+        else:
+            z = self.model.project(frames.bfloat16())
+            terms = {**self._imagination(z, proprio, actions), **self._latents(z, frames, actions)}
+        weights = {**asdict(self.config.loss), "predict": 1.0}
+        return sum((weights[name] * term for name, term in terms.items()), torch.zeros(())), terms
 
+    def _imagination(self, z: Tensor, proprio: Tensor, actions: Tensor) -> dict[str, Tensor]:
+        """How well latents ``z [B, J, P, D]`` are predicted, and proprio with them."""
+        k = self.config.model.context
         seen_z, seen_proprio = z[:, :k], proprio[:, :k]
         errors, proprio_errors = [], []
-        for t in range(w.rollout):
+        for t in range(self.config.loss.rollout):
             next_z, next_proprio = self.model.predict(seen_z, seen_proprio, actions[:, t : t + k])
             errors.append(F.mse_loss(next_z, z[:, k + t]))
             proprio_errors.append(
@@ -303,57 +337,75 @@ class Trainer:
             )
             seen_z = torch.cat([seen_z[:, 1:], next_z.unsqueeze(1)], 1)
             seen_proprio = torch.cat([seen_proprio[:, 1:], next_proprio.unsqueeze(1)], 1)
-        terms["predict"] = torch.stack(errors).mean()
-        terms["proprio"] = torch.stack(proprio_errors).mean()
-        terms["read_proprio"] = F.mse_loss(
-            self._normalised(self.model.read_proprio(z)), self._normalised(proprio)
-        )
+        read = self._normalised(self.model.read_proprio(z))
+        return {
+            "predict": torch.stack(errors).mean(),
+            "proprio": torch.stack(proprio_errors).mean(),
+            "read_proprio": F.mse_loss(read, self._normalised(proprio)),
+        }
 
+    def _latents(self, z: Tensor, tokens: Tensor, actions: Tensor) -> dict[str, Tensor]:
+        """How much latents ``z [B, J, P, D]`` say of tokens and actions, and how evenly."""
+        k = self.config.model.context
         latest = slice(k - 1, None)  # the frames before are mostly repeats of these
         flat = z[:, latest].flatten(2)
         decoded = self.heads.decoder(flat).float()
-        target = self.heads.target(tokens[:, latest])
-        terms["reconstruct"] = F.mse_loss(decoded, target)
+        target = self.heads.target(tokens[:, latest].float())
         guessed = self.heads.inverse(torch.cat([flat[:, :-1], flat[:, 1:]], -1)).float()
         scale = (self.model.action_high - self.model.action_low).repeat(self.config.model.frameskip)
         taken = actions[:, k - 1 :] / scale * math.sqrt(12)  # a uniform action has variance 1
-        terms["inverse"] = F.mse_loss(guessed, taken)
 
         batch = flat.flatten(0, 1)
         batch = batch - batch.mean(0)
         covariance = batch.T @ batch / (len(batch) - 1)
         spread = (covariance.diagonal() + 1e-4).sqrt()
-        terms["variance"] = F.relu(1 - spread).mean()
         off = covariance - torch.diag_embed(covariance.diagonal())
-        terms["covariance"] = off.square().sum() / off.shape[0]
+        return {
+            "reconstruct": F.mse_loss(decoded, target),
+            "inverse": F.mse_loss(guessed, taken),
+            "variance": F.relu(1 - spread).mean(),
+            "covariance": off.square().sum() / off.shape[0],
+        }
 
-        loss = terms["predict"] + sum(
-            getattr(w, name) * term for name, term in terms.items() if name != "predict"
-        )
-        return loss, terms
+    def fix_latents(self) -> None:
+        """From here on a frame is its latents, as the averaged projector gives them."""
+        projector = self.average.projector
+        self.model.projector.load_state_dict(projector.state_dict())
+        self.model.projector.requires_grad_(False)
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
+            for i, tokens in enumerate(self.episodes.frames):
+                parts = [
+                    projector(torch.from_numpy(np.array(tokens[at : at + 2048])).to(self.device))
+                    for at in range(0, len(tokens), 2048)
+                ]
+                self.episodes.frames[i] = torch.cat(parts).cpu().numpy()
+        self.fixed = True
 
     def train_step(self) -> dict[str, float]:
         """One update. Everything random depends on the seed and the step alone, so a resumed run
         repeats an uninterrupted one to the last bit."""
         c = self.config
+        if not self.fixed and self.step >= c.joint * c.steps:
+            self.fix_latents()
         rng = np.random.default_rng((c.seed, self.step))
         frames = c.model.context + c.loss.rollout
-        clips = self.episodes.clips(self.train_ids, c.batch, frames, rng)
+        clips = self.episodes.clips(self.episodes.train, c.batch, frames, rng)
         done = self.step / c.steps
         lr = c.optim.lr * min(1.0, (self.step + 1) / c.optim.warmup)
         lr *= 0.5 * (1 + math.cos(math.pi * done))
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
         with torch.autocast(self.device.type, torch.bfloat16):
             loss, terms = self.loss(clips)
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters():
+            parameter.grad = None
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(
-            [*self.model.parameters(), *self.heads.parameters()], c.optim.clip
-        )
+        norm = nn.utils.clip_grad_norm_(self._parameters(), c.optim.clip)
         if not math.isfinite(float(norm)):
             raise UserError(f"the gradient is {float(norm)} at step {self.step}; lower optim.lr")
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         # A young average would remember the initialisation.
         decay = min(c.optim.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
@@ -371,9 +423,10 @@ class Trainer:
         k, model = c.model.context, self.average
         depth = c.horizon
         rng = np.random.default_rng((c.seed, 2**31))
-        batch = self.episodes.clips(self.val_ids, clips, k + depth, rng)
+        batch = self.episodes.clips(self.episodes.held_out, clips, k + depth, rng)
+        frames = batch["frames"].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
-            z = model.project(batch["tokens"].to(self.device).float())
+            z = frames if self.fixed else model.project(frames.float())
             proprio, actions = batch["proprio"].to(self.device), batch["actions"].to(self.device)
             imagined = model.rollout(
                 z[:, :k], proprio[:, :k], actions[:, : k - 1], actions[:, None, k - 1 :]
@@ -405,7 +458,7 @@ class Trainer:
             horizon=c.horizon,
             training={
                 "data": c.data,
-                "episodes": len(self.train_ids),
+                "episodes": len(self.episodes.train),
                 "steps": self.step,
                 "batch": c.batch,
                 "minutes": round(self.minutes, 1),
@@ -418,7 +471,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "heads": self.heads.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "minutes": self.minutes,
         }
@@ -434,7 +487,8 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.heads.load_state_dict(state["heads"])
             self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
             self.step, self.minutes = int(state["step"]), float(state["minutes"])
         except FileNotFoundError:
             raise UserError(f"nothing to resume at {path}; start without --resume") from None
@@ -453,7 +507,7 @@ def train(config: TrainConfig) -> Path:
     if config.resume:
         trainer.resume()
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    print(f"{len(trainer.train_ids)} episodes, {parameters:,} parameters, {trainer.device}")
+    print(f"{len(trainer.episodes.train)} episodes, {parameters:,} parameters, {trainer.device}")
     start, before, at = time.monotonic(), trainer.minutes, trainer.step
     with _metrics(out / "metrics.jsonl", trainer.step) as write:
         bar: Progress[Any] = progress(total=config.steps - trainer.step, description="train")
