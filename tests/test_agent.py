@@ -169,7 +169,7 @@ class Spy:
         return self.plans[-1]
 
 
-@pytest.mark.parametrize("execute", [1, 2])
+@pytest.mark.parametrize("execute", [5, 10])
 def test_replans_from_what_is_left_of_the_last_plan(maze: Any, execute: int) -> None:
     spy = Spy()
     agent = ball_agent(spy, execute=execute, samples=None, iterations=None)  # type: ignore[arg-type]
@@ -179,14 +179,56 @@ def test_replans_from_what_is_left_of_the_last_plan(maze: Any, execute: int) -> 
     for _ in range(20):
         acted.append(agent.act(obs))
         obs, *_ = maze.step(acted[-1])
-    assert len(spy.plans) == 4 // execute
+    assert len(spy.plans) == 20 // execute
     assert spy.problems[0].warm_start is None
     first, second = spy.plans[0].actions, spy.problems[1].warm_start
     assert second is not None
-    torch.testing.assert_close(second[:, :-execute], first[:, execute:], rtol=0, atol=0)
-    assert (second[:, -execute:] == 0).all()
-    for step in range(5 * execute):
+    gone = execute // 5  # model steps
+    torch.testing.assert_close(second[:, :-gone], first[:, gone:], rtol=0, atol=1e-6)
+    assert (second[:, -gone:] == 0).all()
+    for step in range(execute):
         np.testing.assert_array_equal(acted[step], first[0, step // 5])
+
+
+@pytest.mark.parametrize(("execute", "look"), [(1, 1), (2, 1), (5, 5), (10, 5)])
+def test_the_model_sees_frames_of_whole_model_steps_ago(maze: Any, execute: int, look: int) -> None:
+    """Whenever it replans: as if it had begun to look, a model step at a time, at the right phase;
+    before the start nothing had moved."""
+    agent = ball_agent(execute=execute)
+    obs, goal = start(maze)
+    agent.reset(goal)
+    assert agent.look == look
+    given: list[tuple[Any, Any]] = []
+    rollout = agent.model.rollout
+
+    def recorded(z: Any, proprio: Any, past: Any, actions: Any) -> Any:
+        given.append((proprio, past))
+        return rollout(z, proprio, past, actions)
+
+    agent.model.rollout = recorded  # type: ignore[method-assign]
+    seen, acted = [], []
+    for step in range(23):
+        given.clear()
+        seen.append(torch.from_numpy(obs["proprio"]).float())
+        acted.append(torch.from_numpy(agent.act(obs)))
+        assert bool(given) == (step % execute == 0)
+        if given:
+            proprio, past = given[0]
+            ago = [max(0, step - back) for back in (10, 5, 0)]
+            torch.testing.assert_close(proprio[0], torch.stack([seen[at] for at in ago]))
+            did = [acted[at] if at >= 0 else torch.zeros(2) for at in range(step - 10, step)]
+            torch.testing.assert_close(past[0].flatten(), torch.cat(did))
+        obs, *_ = maze.step(acted[-1].numpy())
+
+
+def test_a_plan_is_moved_on_by_single_steps(maze: Any) -> None:
+    agent = ball_agent(execute=2)
+    plan = torch.arange(6.0).reshape(1, 3, 2) / 10  # one value a model step
+    left = agent.left_over(plan)
+    assert left.shape == plan.shape
+    expected = (3 * plan[:, :-1] + 2 * plan[:, 1:]) / 5
+    torch.testing.assert_close(left[:, :-1], expected)
+    torch.testing.assert_close(left[:, -1], 3 * plan[:, -1] / 5)
 
 
 def test_planner_sees_three_functions_and_the_goal_costs_nothing(maze: Any) -> None:
@@ -316,8 +358,8 @@ def test_bad_goals_and_settings_are_refused(maze: Any, checkpoint: Path) -> None
         ball_agent().act(obs)
     with pytest.raises(UserError, match="uint8"):
         ball_agent().reset(goal.astype(np.float32))
-    with pytest.raises(UserError, match="execute is 3 with a horizon of 3"):
-        ball_agent(execute=3)
+    with pytest.raises(UserError, match="execute is 15, but only 3 model steps"):
+        ball_agent(execute=15)
     with pytest.raises(UserError, match="samples is 0"):
         ball_agent(samples=0)
     with pytest.raises(UserError, match="did you mean 'samples'"):

@@ -254,7 +254,7 @@ def test_wrong_checkpoints_and_settings_are_refused(
         (["--env", PUSHT, *common, "--episode", "3"], "did you mean '--episodes'"),
         (["--env", PUSHT, *common, "--ceiling_episodes", "3"], "must be 0 to 2"),
         (["--env", PUSHT, *common, "--out", str(tmp_path / "no" / "r.json")], "no folder"),
-        (["--env", PUSHT, *common, "--execute", "3"], "execute is 3"),
+        (["--env", PUSHT, *common, "--execute", "15"], "execute is 15"),
     ):
         assert evaluate.main(arguments) == 2
         said = capsys.readouterr().err

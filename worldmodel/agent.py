@@ -6,9 +6,10 @@ It sees pixels and proprio, never the simulator's state nor whether it has succe
     while True:
         obs, *_ = env.step(agent.act(obs))
 
-Every frameskip primitive steps one frame is encoded and joins the context; every ``execute`` model
-steps a planner looks for the actions whose imagined latents end at the goal's (as DINO-WM, Zhou et
-al. 2025, does), starting from what is left of the last plan.
+Every ``execute`` environment steps a planner looks for the actions whose imagined latents end at
+the goal's (as DINO-WM, Zhou et al. 2025, does), starting from what is left of the last plan. What
+the model sees are the frames of now and of one and more model steps ago: since a model step is
+`frameskip` environment steps, replanning more often than that means encoding more frames, too.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import math
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,8 +49,8 @@ class AgentConfig:
 
     Attributes:
         horizon: model steps imagined, T; None takes the checkpoint's.
-        execute: model steps carried out before planning again; fewer than the horizon, because
-            nothing vouches for a plan to its very end.
+        execute: environment steps carried out before planning again; fewer than are planned,
+            because nothing vouches for a plan to its very end. None takes one model step.
         samples: candidates per iteration; None takes the planner's default.
         iterations: None takes the planner's default.
         budget_ms: deadline of one plan in milliseconds, or None.
@@ -63,7 +66,7 @@ class AgentConfig:
     """
 
     horizon: int | None = None
-    execute: int = 1
+    execute: int | None = None
     samples: int | None = None
     iterations: int | None = None
     budget_ms: float | None = None
@@ -108,11 +111,6 @@ class Agent:
         self.encoder, self.info, self.planner = encoder, info, planner
         self.config = config or AgentConfig()
         self.horizon = self.config.horizon or info.horizon
-        if self.config.execute >= self.horizon:
-            raise UserError(
-                f"execute is {self.config.execute} with a horizon of {self.horizon}: execute fewer "
-                "model steps than are planned"
-            )
         default = planner.default_budget
         self.budget = Budget(
             self.config.samples or default.samples,
@@ -127,6 +125,13 @@ class Agent:
                     layer.bfloat16()
         self.device = self.model.action_low.device
         self.frameskip = self.model.config.frameskip
+        self.execute = self.config.execute or self.frameskip
+        if self.execute >= self.horizon * self.frameskip:
+            raise UserError(
+                f"execute is {self.execute}, but only {self.horizon} model steps of "
+                f"{self.frameskip} actions are planned: execute fewer than all of them"
+            )
+        self.look = math.gcd(self.execute, self.frameskip)  # steps between encoded frames
         self.repeat = self.config.action_repeat or self.frameskip
         if self.frameskip % self.repeat:
             raise UserError(
@@ -162,8 +167,9 @@ class Agent:
             self._goal = Trajectory(z, self.model.read_proprio(z))
         self._generator = torch.Generator().manual_seed(self.config.seed if seed is None else seed)
         self._steps = 0
-        self._z = self._proprio = self._past = torch.empty(0, device=self.device)
-        self._chunk = torch.empty(0, device=self.device)
+        past = (self.model.config.context - 1) * self.frameskip
+        self._frames: deque[tuple[Tensor, Tensor]] = deque(maxlen=past // self.look + 1)
+        self._taken: deque[Tensor] = deque(maxlen=past)  # actions [E, A]
         self.last_plan = None
         self.stop_reasons = (None,) * len(pixels)
         self.distance = torch.empty(0)
@@ -181,16 +187,22 @@ class Agent:
         if self._goal is None:
             raise UserError("the agent has no goal yet: call agent.reset(goal_pixels) first")
         pixels, proprio = self._checked_obs(obs)
-        step = self._steps % self.frameskip
-        if step == 0:
+        if self._steps % self.look == 0:
             begun = time.perf_counter()
-            self._observe(self._encode(pixels), proprio)
+            z = self._encode(pixels)
+            self._frames.append((z, proprio))
+            self.distance = (z - self._goal.z).square().mean((-2, -1)).cpu()
             self.last_timings["encode_ms"] = _ms_since(begun)
-            if (self._steps // self.frameskip) % self.config.execute == 0:
-                self._replan()
-            self._chunk = self._next_chunk()
+        if self._steps % self.execute == 0:
+            self._replan()
+        assert self.last_plan is not None
+        planned = self.sequence(self.last_plan.actions)[:, self._steps % self.execute]
+        # Where there is no plan, nothing is done.
+        action = torch.where(self.last_plan.feasible[:, None], planned, 0.0)
+        action = action.clamp(self.model.action_low, self.model.action_high).float()
+        self._taken.append(action)
         self._steps += 1
-        actions = self._chunk.unflatten(-1, (self.frameskip, -1))[:, step].cpu().numpy()
+        actions: Array = action.cpu().numpy()
         return actions if self._batched else actions[0]
 
     def problem(self, warm_start: Tensor | None = None) -> Problem:
@@ -198,7 +210,7 @@ class Agent:
         assert self._goal is not None and self._goal.proprio is not None
         goal_z = self._goal.z[:, None, None]  # [E, 1, 1, P, D]
         goal_proprio = self._goal.proprio[:, None, None]
-        z, proprio, past = self._z, self._proprio, self._past
+        z, proprio, past = self._context()
         weights = torch.full((self.horizon,), self.config.path_weight, device=self.device)
         weights /= max(1, self.horizon - 1)
         weights[-1] = 1.0
@@ -232,9 +244,20 @@ class Agent:
         return proprio
 
     def primitive(self, planned: Tensor) -> Tensor:
-        """Planned values ``[..., F/repeat*a]`` as a model step's actions ``[..., F*a]``."""
+        """Planned values ``[..., F/repeat*A]`` as a model step's actions ``[..., F*A]``."""
         size = len(self.model.action_low)
         return planned.unflatten(-1, (-1, size)).repeat_interleave(self.repeat, -2).flatten(-2)
+
+    def sequence(self, planned: Tensor) -> Tensor:
+        """A plan ``[E, T, F/repeat*A]`` as actions of environment steps ``[E, T*F, A]``."""
+        return self.primitive(planned).unflatten(-1, (self.frameskip, -1)).flatten(1, 2)
+
+    def left_over(self, planned: Tensor) -> Tensor:
+        """What is left of a plan after `execute` steps, of the same shape: it ends in idleness."""
+        left = self.sequence(planned)[:, self.execute :]
+        idle = self._idle().expand(len(left), self.execute, -1)
+        values = torch.cat([left, idle], 1).unflatten(1, (-1, self.repeat)).mean(2)
+        return values.unflatten(1, (self.horizon, -1)).flatten(2)
 
     # ---------------------------------------------------------------------------------- inside
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
@@ -247,43 +270,31 @@ class Agent:
         with self._precision():
             return self.model.project(tokens.to(self.device))
 
-    def _observe(self, z: Tensor, proprio: Tensor) -> None:
-        """Append a frame, and the actions that led to it, to the K frames of context."""
-        assert self._goal is not None
-        context = self.model.config.context
-        if self._steps == 0:
-            # Before there is a past, the robot has always stood where it is, as in training.
-            nothing = torch.zeros_like(self.low).clamp(self.low, self.high)
-            self._z = z[:, None].repeat(1, context, 1, 1)
-            self._proprio = proprio[:, None].repeat(1, context, 1)
-            self._past = self.primitive(nothing).repeat(len(z), context - 1, 1)
-        else:
-            self._z = torch.cat([self._z[:, 1:], z[:, None]], 1)
-            self._proprio = torch.cat([self._proprio[:, 1:], proprio[:, None]], 1)
-            past = torch.cat([self._past, self._chunk[:, None]], 1)
-            self._past = past[:, 1:]
-        self.distance = (z - self._goal.z).square().mean((-2, -1)).cpu()
+    def _idle(self) -> Tensor:
+        """Doing nothing for an environment step ``[A]``."""
+        low, high = self.model.action_low, self.model.action_high
+        return torch.zeros_like(low).clamp(low, high)
+
+    def _context(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What the model sees: z ``[E, K, P, D]`` and proprio ``[E, K, Dp]`` of now and of whole
+        model steps ago, and the actions between them ``[E, K-1, F*A]``.
+
+        Before there was a past, the robot has always stood where it began, as in training.
+        """
+        ago = [self.frameskip * k for k in reversed(range(self.model.config.context))]
+        frames = [self._frames[-1 - min(steps, self._steps) // self.look] for steps in ago]
+        z, proprio = (torch.stack(parts, 1) for parts in zip(*frames, strict=True))
+        before = self._idle().expand(len(z), ago[0] - len(self._taken), -1)
+        past = torch.cat([before, *(action[:, None] for action in self._taken)], 1)
+        return z, proprio, past.unflatten(1, (len(ago) - 1, self.frameskip)).flatten(2)
 
     def _replan(self) -> None:
         begun = time.perf_counter()
-        warm_start = None
-        if self.last_plan is not None:
-            kept = self.last_plan.actions[:, self.config.execute :]
-            idle = torch.zeros_like(self.low).clamp(self.low, self.high)
-            new = idle.expand(len(kept), self.config.execute, -1)
-            warm_start = torch.cat([kept, new], 1)
+        warm_start = None if self.last_plan is None else self.left_over(self.last_plan.actions)
         plan = self.planner.plan(self.problem(warm_start), self.budget, self._generator)
         self.last_plan = plan
         self.stop_reasons = tuple(None if ok else NO_PLAN for ok in plan.feasible.tolist())
         self.last_timings["plan_ms"] = _ms_since(begun)
-
-    def _next_chunk(self) -> Tensor:
-        """The frameskip actions of this model step ``[E, F*A]``: zero where there is no plan."""
-        plan = self.last_plan
-        assert plan is not None
-        chunk = plan.actions[:, (self._steps // self.frameskip) % self.config.execute]
-        chunk = torch.where(plan.feasible[:, None], chunk, 0.0)
-        return self.primitive(chunk.clamp(self.low, self.high).float())
 
     def _checked_obs(self, obs: Mapping[str, Array]) -> tuple[Array, Tensor]:
         """Pixels ``[E, H, W, 3]`` and proprio ``[E, Dp]`` of an observation."""

@@ -65,8 +65,8 @@ class EvaluateConfig:
     """Iterations; default: the planner's."""
     horizon: int | None = None
     """Model steps imagined; default: the checkpoint's."""
-    execute: int = AgentConfig.execute
-    """Model steps carried out before planning again."""
+    execute: int | None = None
+    """Environment steps carried out before planning again; default: one model step."""
     proprio_weight: float = AgentConfig.proprio_weight
     """Weight of the distance in proprio."""
     path_weight: float = AgentConfig.path_weight
@@ -230,7 +230,7 @@ def run_ceiling(
     What is left to gain by a perfect model and perfect features, with this planner and budget.
     """
     world: Any = env.unwrapped
-    horizon, frameskip, execute = agent.horizon, agent.frameskip, agent.config.execute
+    horizon, frameskip = agent.horizon, agent.frameskip
     low, high = agent.low.double().cpu(), agent.high.double().cpu()
     weights = np.full(horizon, agent.config.path_weight / max(1, horizon - 1))
     weights[-1] = 1.0
@@ -254,9 +254,9 @@ def run_ceiling(
 
             problem = Problem(rollout, cost, low, high, horizon, warm_start=warm_start)
             plan = planner.plan(problem, budget, generator)
-            now, later = agent.primitive(plan.actions[0, :execute]), plan.actions[:, execute:]
-            path += list(world.physics(path[-1], now.reshape(execute * frameskip, -1).numpy())[1:])
-            warm_start = torch.cat([later, torch.zeros_like(plan.actions[:, :execute])], 1)
+            now = agent.sequence(plan.actions)[0, : agent.execute]
+            path += list(world.physics(path[-1], now.numpy())[1:])
+            warm_start = agent.left_over(plan.actions)
         paths.append(np.stack(path[: budget_steps + 1]))
     return paths
 
@@ -340,6 +340,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 "timed_plans": config.timed_plans,
                 **dataclasses.asdict(agent.config),
                 "horizon": agent.horizon,
+                "execute": agent.execute,
                 "action_repeat": agent.repeat,
                 "samples": agent.budget.samples,
                 "iterations": agent.budget.iterations,

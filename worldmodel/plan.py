@@ -62,8 +62,8 @@ class PlanConfig:
     """Iterations; default: the planner's."""
     horizon: int | None = None
     """Model steps imagined; default: the checkpoint's."""
-    execute: int = AgentConfig.execute
-    """Model steps carried out before planning again."""
+    execute: int | None = None
+    """Environment steps carried out before planning again; default: one model step."""
     budget_ms: float | None = None
     """Deadline of one plan, milliseconds."""
     steps: int = 50
@@ -131,9 +131,8 @@ def plan_once(config: PlanConfig) -> dict[str, Any]:
     assert plan is not None
     if agent.stop_reason:
         raise UserError(f"no plan to give: {agent.stop_reason}")
-    chunks = agent.primitive(plan.actions[0]).float().cpu()
     return {
-        "actions": chunks.unflatten(-1, (agent.frameskip, -1)).flatten(0, 1).tolist(),
+        "actions": agent.sequence(plan.actions)[0].float().cpu().tolist(),
         "cost": _number(plan.cost[0]),
         "latent_distance": _number(agent.distance[0]),
         "model_calls": plan.model_calls,
@@ -167,7 +166,7 @@ def act_out(
     plan = None
     for step in show_progress(range(steps), steps, "acting", "step"):
         action = agent.act(obs)
-        if step % agent.frameskip == 0:
+        if step % agent.look == 0:
             log.encode_ms.append(agent.last_timings["encode_ms"])
             log.distances.append(float(agent.distance[0]))
             log.distance_steps.append(step)
