@@ -54,12 +54,12 @@ class RandomWalk:
 
 
 class PushExplorer:
-    """Pushes the block about, goes round it to push from another side, and wanders now and then.
+    """Pushes the block about, and goes round it to push from another side.
 
-    A push chases a random point near the block's centre of mass, off-centre often enough to turn
-    it. A block at a wall can hardly be moved any more, and teaches little: pushes are aimed at the
-    inside of the workspace and end when they bring the block to a wall. Wandering keeps one random
-    action for several steps, as planners do when they search.
+    Half of the pushes chase a random point near the block's centre of mass, off-centre often enough
+    to turn it. The others keep one action up for several steps, come what may, as planners do when
+    they search. A block at a wall can hardly be moved any more, and teaches little: pushes end when
+    they bring the block to a wall, and begin so that they lead inside.
     """
 
     SIZE = 0.1  # metres: how far the block reaches from its centre of mass, and a little
@@ -68,7 +68,7 @@ class PushExplorer:
     def __init__(self, rng: np.random.Generator, max_step: float) -> None:
         self.rng, self.max_step = rng, max_step
         self.left = 0
-        self.wander: Array | None = None  # the action that is kept
+        self.kept: Array | None = None  # the action that is kept up
         self.beside: Array | None = None  # where to go before pushing
         self.point = np.zeros(2)  # what to push, metres in the block's frame
         self.speed = max_step
@@ -84,8 +84,8 @@ class PushExplorer:
         if self.left == 0 or stuck or (self.beside is None and self._leaves(block, towards)):
             self._choose(pusher, block, stuck)
         self.left -= 1
-        if self.wander is not None:
-            step = self.wander
+        if self.kept is not None:
+            step = self.kept
         elif self.beside is not None:
             step = self._around(pusher, block, _within(self.beside - pusher, 1.4 * self.max_step))
         else:
@@ -96,23 +96,27 @@ class PushExplorer:
         return np.clip(step, -self.max_step, self.max_step).astype(np.float32)
 
     def _choose(self, pusher: Array, block: Array, stuck: bool) -> None:
-        """What to do next: wander, push on from here if the block has room ahead, or go to where
-        the block can be pushed towards a random place inside."""
-        self.speed = self.max_step * self.rng.uniform(0.4, 1.0)
+        """What to do next: keep an action that goes about towards the block, chase a point of it,
+        or go to where the block can be pushed towards a random place inside."""
+        self.speed = self.max_step * self.rng.uniform(0.25, 0.75)
         self.point = self.rng.normal(0.0, 0.04, 2)
-        self.beside = self.wander = None
-        if stuck or self.rng.uniform() < 0.15:
-            self.wander = 1.4 * self.rng.uniform(-self.max_step, self.max_step, 2)
-            self.left = int(self.rng.integers(3, 9))
-            return
-        self.left = int(self.rng.integers(12, 32))
+        self.beside = self.kept = None
         towards = block - pusher
-        if not self._leaves(block, towards) and self.rng.uniform() < 0.9:
-            return
-        towards = self.rng.uniform(0.15, WORKSPACE - 0.15, 2) - block
-        beside = block - self.BESIDE * towards / (np.linalg.norm(towards) + 1e-9)
-        self.beside = np.clip(beside, 0.016, WORKSPACE - 0.016)
-        self.left += 8
+        if stuck:  # back off, to any side
+            self.kept = self.rng.uniform(-self.max_step, self.max_step, 2)
+            self.left = int(self.rng.integers(3, 8))
+        elif self._leaves(block, towards) or self.rng.uniform() < 0.1:
+            inside = self.rng.uniform(0.15, WORKSPACE - 0.15, 2) - block
+            beside = block - self.BESIDE * inside / (np.linalg.norm(inside) + 1e-9)
+            self.beside = np.clip(beside, 0.016, WORKSPACE - 0.016)
+            self.left = int(self.rng.integers(20, 40))
+        elif self.rng.uniform() < 0.5:
+            angle = np.arctan2(towards[1], towards[0]) + self.rng.normal(0.0, 0.5)
+            length = self.max_step * self.rng.uniform(0.1, 1.2)
+            self.kept = length * np.array([np.cos(angle), np.sin(angle)])
+            self.left = int(self.rng.integers(3, 10))
+        else:
+            self.left = int(self.rng.integers(8, 24))
 
     def _leaves(self, block: Array, towards: Array) -> bool:
         """Whether the block, pushed on this way, soon meets a wall."""
