@@ -25,7 +25,7 @@ SMALL = ModelConfig(tokens=2, dim=8, width=32, depth=1, heads=2)
 def maze(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     out = folder / "maze"
-    collect(CollectConfig(env="worldmodel/Maze-v0", episodes=24, steps=20, out=out, workers=1))
+    collect(CollectConfig(env="worldmodel/Maze-v0", episodes=120, steps=20, out=out, workers=1))
     return folder
 
 
@@ -43,7 +43,7 @@ def config(folder: Path, name: str, **options: object) -> TrainConfig:
 
 
 def test_it_learns_more_than_copying_the_last_frame(maze: Path) -> None:
-    optim = OptimConfig(lr=2e-3, warmup=10)
+    optim = OptimConfig(lr=2e-3, warmup=10, ema=0.95)
     settings = config(maze, "learn", steps=250, joint=0.5, held_out=0.2, optim=optim)
     trainer = Trainer(settings)
     first = trainer.train_step()
@@ -67,7 +67,7 @@ def test_latents_are_fixed_after_the_joint_steps(maze: Path) -> None:
         for name, value in model.projector.state_dict().items():
             assert torch.equal(value, projector[name])
     assert not torch.equal(trainer.model.next_z.weight, predictor)
-    assert trainer.episodes.frames[0].shape == (24 * 21, SMALL.tokens, SMALL.dim)
+    assert trainer.episodes.frames[0].shape == (120 * 21, SMALL.tokens, SMALL.dim)
     assert trainer.validate()["val_error"][0] > 0
 
 
