@@ -68,7 +68,6 @@ def test_latents_are_fixed_after_the_joint_steps(maze: Path) -> None:
             assert torch.equal(value, projector[name])
     assert not torch.equal(trainer.model.next_z.weight, predictor)
     assert trainer.episodes.frames[0].shape == (120 * 21, SMALL.tokens, SMALL.dim)
-    assert trainer.validate()["val_error"][0] > 0
 
 
 @pytest.mark.parametrize("joint", [0.1, 0.5])

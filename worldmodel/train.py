@@ -319,8 +319,9 @@ class Trainer:
         if self.fixed:
             terms = self._imagination(frames, proprio, actions)
         else:
-            z = self.model.project(frames.bfloat16())
-            terms = {**self._imagination(z, proprio, actions), **self._latents(z, frames, actions)}
+            tokens = frames.bfloat16()
+            z = self.model.project(tokens)
+            terms = {**self._imagination(z, proprio, actions), **self._latents(z, tokens, actions)}
         weights = {**asdict(self.config.loss), "predict": 1.0}
         return sum((weights[name] * term for name, term in terms.items()), torch.zeros(())), terms
 
@@ -350,7 +351,7 @@ class Trainer:
         latest = slice(k - 1, None)  # the frames before are mostly repeats of these
         flat = z[:, latest].flatten(2)
         decoded = self.heads.decoder(flat).float()
-        target = self.heads.target(tokens[:, latest].float())
+        target = self.heads.target(tokens[:, latest])
         guessed = self.heads.inverse(torch.cat([flat[:, :-1], flat[:, 1:]], -1)).float()
         scale = (self.model.action_high - self.model.action_low).repeat(self.config.model.frameskip)
         taken = actions[:, k - 1 :] / scale * math.sqrt(12)  # a uniform action has variance 1
