@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,7 @@ def test_pictures_of_an_interrupted_run_are_whole() -> None:
 
 def test_ctrl_c_leaves_what_was_done_so_far(folder: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from worldmodel import plan; print('ready', flush=True); "
+        "import sys; from worldmodel import cli, plan; cli.SECONDS_BETWEEN_LINES = 0; "
         "sys.exit(plan.main(sys.argv[1:]))"
     )
     arguments = flags(folder, steps=1_000_000, out=tmp_path / "out")
@@ -127,11 +126,10 @@ def test_ctrl_c_leaves_what_was_done_so_far(folder: Path, tmp_path: Path) -> Non
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None and process.stderr is not None
-        assert process.stdout.readline() == "ready\n"
-        while not (tmp_path / "out").exists() and process.poll() is None:
-            time.sleep(0.05)  # the folder is made just before the first step
-        time.sleep(0.5)
+        assert process.stderr is not None
+        before = ""
+        while "acting" not in before and process.poll() is None:  # said after every step
+            before = process.stderr.readline()
         process.send_signal(signal.SIGINT)
         said, errors = process.communicate()
     assert process.returncode == 130, errors
