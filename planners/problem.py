@@ -60,6 +60,8 @@ class Problem:
     low, high: bounds of one action [A], in its own units, finite, low < high.
     warm_start: a first guess [E, T, A], usually the last plan shifted; projected into the bounds.
         Without one, the search starts from the middle of the box.
+    idle: an action [A] that leaves things as they are, if there is one. Then the plan of nothing
+        else competes, too: close to the goal, no random search finds exact rest by itself.
 
     Raises ValueError for shapes, bounds or values that cannot be planned with.
     """
@@ -72,6 +74,7 @@ class Problem:
     episodes: int = 1
     guardrails: tuple[Guardrail, ...] = ()
     warm_start: Tensor | None = None
+    idle: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_count("horizon", self.horizon)
@@ -106,6 +109,13 @@ class Problem:
                 )
             if not self.warm_start.isfinite().all():
                 raise ValueError("warm_start has values that are not finite; pass None instead")
+        if self.idle is not None and (
+            self.idle.shape != low.shape or not self.idle.isfinite().all()
+        ):
+            raise ValueError(
+                f"idle must be finite and of shape [A] = {tuple(low.shape)}, "
+                f"got {self.idle.tolist()}"
+            )
 
     @property
     def start(self) -> Tensor:
@@ -318,6 +328,9 @@ class Search:
         self.model_calls = 0
         self.finalists: Candidates | None = None
         self.begun = time.perf_counter()
+        if problem.idle is not None:
+            shape = (problem.episodes, 1, problem.horizon, -1)
+            self.sample(problem.idle.to(problem.low).expand(shape))
 
     def iterations(self) -> Iterator[int]:
         """0, 1, …, for as long as the budget lasts."""

@@ -160,6 +160,26 @@ def test_one_action_of_one_number(name: str) -> None:
 
 
 @each_planner
+def test_doing_nothing_competes_where_it_is_best(name: str) -> None:
+    """With a search too small to find it, and a warm start that leads away."""
+    away = torch.full((2, 3, 2), 0.8)
+    few = Budget(samples=4, iterations=1)
+    rest = torch.tensor([0.25, -0.5])
+    found = []
+    for idle in (None, rest):
+        problem = quadratic(rest, warm_start=away, episodes=2, idle=idle)
+        found.append(planners.make(name).plan(problem, few, seeded()).actions)
+    assert (found[0] - rest).abs().amax() > 0.05
+    torch.testing.assert_close(found[1], rest.expand(2, 3, 2), rtol=0, atol=0)
+    elsewhere = quadratic(away[0, 0], warm_start=away, episodes=2, idle=rest)
+    stays = planners.make(name).plan(elsewhere, few, seeded()).actions
+    torch.testing.assert_close(stays, away, rtol=0, atol=1e-6)
+    for wrong in (torch.zeros(3), torch.tensor([0.0, math.nan])):
+        with pytest.raises(ValueError, match="idle must be finite and of shape"):
+            quadratic(rest, idle=wrong)
+
+
+@each_planner
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=8, deadline=None)
 def test_never_worse_than_the_warm_start(name: str, seed: int) -> None:

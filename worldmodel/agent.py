@@ -140,6 +140,7 @@ class Agent:
         planned = self.frameskip // self.repeat  # actions planned in one model step
         self.low = self.model.action_low.repeat(planned)
         self.high = self.model.action_high.repeat(planned)
+        self.idle = self._idle().repeat(planned)
         self.last_plan: Plan | None = None
         self.last_timings = {"encode_ms": 0.0, "plan_ms": 0.0}
         self.stop_reasons: tuple[str | None, ...] = ()
@@ -234,6 +235,7 @@ class Agent:
             horizon=self.horizon,
             episodes=len(goal_z),
             warm_start=warm_start,
+            idle=self.idle,
         )
 
     def read_proprio(self, pixels: Array) -> Array:

@@ -252,7 +252,9 @@ def run_ceiling(
                 after_each = np.stack(states)[:, frameskip::frameskip]
                 return Trajectory(torch.from_numpy(after_each)[None, :, :, None])
 
-            problem = Problem(rollout, cost, low, high, horizon, warm_start=warm_start)
+            problem = Problem(
+                rollout, cost, low, high, horizon, warm_start=warm_start, idle=agent.idle
+            )
             plan = planner.plan(problem, budget, generator)
             now = agent.sequence(plan.actions)[0, : agent.execute]
             path += list(world.physics(path[-1], now.numpy())[1:])
