@@ -329,8 +329,8 @@ class Search:
         self.finalists: Candidates | None = None
         self.begun = time.perf_counter()
         if problem.idle is not None:
-            shape = (problem.episodes, 1, problem.horizon, -1)
-            self.sample(problem.idle.to(problem.low).expand(shape))
+            idle = problem.idle.to(problem.low)
+            self.sample(idle.expand(problem.episodes, 1, problem.horizon, -1))
 
     def iterations(self) -> Iterator[int]:
         """0, 1, …, for as long as the budget lasts."""
