@@ -75,7 +75,7 @@ class Cem:
             noise = coloured(shape, self.beta, mean, generator)
             noise[:, 0] = 0
             candidates = search.sample(mean[:, None] + sigma[:, None] * noise)
-            elite = candidates.join(kept).best(elites)
+            elite = candidates.join(kept).join(search.idle).best(elites)
             kept = elite.take(torch.arange(keep, device=mean.device).expand(problem.episodes, -1))
 
             # Samples that could not be evaluated teach nothing, even when too few others exist.

@@ -69,6 +69,7 @@ class Mppi:
             noise = coloured(shape, self.beta, mean, generator)
             noise[:, 0] = 0
             candidates = search.sample(mean[:, None] + sigma * problem.half_range * noise)
+            candidates = candidates.join(search.idle)
             weight = self.weights(candidates).to(mean)
             moved = (weight[..., None, None] * candidates.actions).sum(1)
             mean = torch.where(weight.sum(1)[:, None, None] > 0, moved, mean)

@@ -312,7 +312,8 @@ def verify(problem: Problem, actions: Tensor) -> Plan:
 class Search:
     """One call of `plan`: the clock, the count of model steps and the best sequences seen.
 
-    Lives no longer than that call.
+    Lives no longer than that call. `idle` is the sequence of `Problem.idle`, scored once: planners
+    that sample let it compete in every iteration, which costs no model steps.
     """
 
     # A batch of hundreds and a batch of one round differently, so a sequence that only just
@@ -328,9 +329,10 @@ class Search:
         self.model_calls = 0
         self.finalists: Candidates | None = None
         self.begun = time.perf_counter()
+        self.idle: Candidates | None = None
         if problem.idle is not None:
             idle = problem.idle.to(problem.low)
-            self.sample(idle.expand(problem.episodes, 1, problem.horizon, -1))
+            self.idle = self.sample(idle.expand(problem.episodes, 1, problem.horizon, -1))
 
     def iterations(self) -> Iterator[int]:
         """0, 1, …, for as long as the budget lasts."""

@@ -179,6 +179,21 @@ def test_doing_nothing_competes_where_it_is_best(name: str) -> None:
             quadratic(rest, idle=wrong)
 
 
+@pytest.mark.parametrize("name", ["cem", "mppi"])
+def test_doing_nothing_draws_the_samples_towards_it(name: str) -> None:
+    """The optimum is next to rest, and too far from the warm start for so short a search."""
+    rest, optimum = torch.zeros(2), torch.full((2,), 0.1)
+    away = torch.full((4, 3, 2), 0.9)
+    cost = {}
+    for idle in (None, rest):
+        problem = quadratic(optimum, warm_start=away, episodes=4, idle=idle)
+        planner = planners.make(name, sigma=0.1)
+        cost[idle is None] = planner.plan(problem, Budget(samples=32, iterations=4), seeded()).cost
+    resting = planners.verify(quadratic(optimum, episodes=4), torch.zeros(4, 3, 2)).cost
+    assert (cost[False] < 0.8 * resting).all()  # it went on from there
+    assert (cost[True] > resting).all()
+
+
 @each_planner
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=8, deadline=None)
