@@ -1,8 +1,9 @@
 """Exploration policies: what the robot does while its experience is logged.
 
 A policy is a callable ``policy(obs, info) -> action``. ``"explore"`` knows the bundled tasks and
-may read the simulator's state, since it only makes data; ``"random"`` works for any Box action
-space.
+may read the simulator's state, since it only makes data; ``"wild"`` is the same, in Push-T with
+bursts of random actions in between, as wild as a planner's first guesses; ``"random"`` works for
+any Box action space.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from envs.maze import MazeEnv
 from envs.pusht import WORKSPACE, PushTEnv
 
 Policy = Callable[[Any, dict[str, Any]], Array]
+POLICIES = ("explore", "wild", "random")
 
 
 def make_policy(env: gym.Env[Any, Any], name: str, rng: np.random.Generator) -> Policy:
-    """The policy ``name`` (``"explore"`` or ``"random"``) for ``env``, drawing from ``rng``."""
+    """The policy ``name`` (one of `POLICIES`) for ``env``, drawing from ``rng``."""
     space = env.action_space
     if not isinstance(space, gym.spaces.Box):
         raise ValueError(f"action space is {space}; policies need a Box")
-    if name not in ("explore", "random"):
-        raise ValueError(f"policy is {name!r}; choose 'explore' or 'random'")
-    if name == "explore" and isinstance(env.unwrapped, PushTEnv):
-        return PushExplorer(rng, float(space.high[0]))
-    if name == "explore" and isinstance(env.unwrapped, MazeEnv):
+    if name not in POLICIES:
+        raise ValueError(f"policy is {name!r}; choose one of {', '.join(POLICIES)}")
+    if name != "random" and isinstance(env.unwrapped, PushTEnv):
+        return PushExplorer(rng, float(space.high[0]), wild=0.5 if name == "wild" else 0.0)
+    if name != "random" and isinstance(env.unwrapped, MazeEnv):
         return RandomWalk(rng, space, persistence=8.0)
     return RandomWalk(rng, space, persistence=2.0)
 
@@ -60,15 +62,21 @@ class PushExplorer:
     to turn it. The others keep one action up for several steps, come what may, as planners do when
     they search. A block at a wall can hardly be moved any more, and teaches little: pushes end when
     they bring the block to a wall, and begin so that they lead inside.
+
+    With `wild` above 0, that share of the choices is a burst instead: any action up to the bounds,
+    whatever becomes of it.
     """
+
+    BURST = 5  # steps
 
     SIZE = 0.1  # metres: how far the block reaches from its centre of mass, and a little
     BESIDE = 0.1  # metres from the block's centre of mass to where a push begins
 
-    def __init__(self, rng: np.random.Generator, max_step: float) -> None:
-        self.rng, self.max_step = rng, max_step
+    def __init__(self, rng: np.random.Generator, max_step: float, wild: float = 0.0) -> None:
+        self.rng, self.max_step, self.wild = rng, max_step, wild
         self.left = 0
         self.kept: Array | None = None  # the action that is kept up
+        self.careful = True  # whether the block is kept off the walls
         self.beside: Array | None = None  # where to go before pushing
         self.point = np.zeros(2)  # what to push, metres in the block's frame
         self.speed = max_step
@@ -81,7 +89,8 @@ class PushExplorer:
         if self.beside is not None and np.linalg.norm(pusher - self.beside) < 0.015:
             self.beside = None
         towards = block - pusher
-        if self.left == 0 or stuck or (self.beside is None and self._leaves(block, towards)):
+        pushes = self.beside is None and self.careful
+        if self.left == 0 or stuck or (pushes and self._leaves(block, towards)):
             self._choose(pusher, block, stuck)
         self.left -= 1
         if self.kept is not None:
@@ -101,8 +110,12 @@ class PushExplorer:
         self.speed = self.max_step * self.rng.uniform(0.25, 0.75)
         self.point = self.rng.normal(0.0, 0.04, 2)
         self.beside = self.kept = None
+        self.careful = not (self.wild and self.rng.uniform() < self.wild)
         towards = block - pusher
-        if stuck:  # back off, to any side
+        if not self.careful:
+            self.kept = self.rng.normal(0.0, self.max_step * self.rng.uniform(0.1, 1.0), 2)
+            self.left = self.BURST
+        elif stuck:  # back off, to any side
             self.kept = self.rng.uniform(-self.max_step, self.max_step, 2)
             self.left = int(self.rng.integers(3, 8))
         elif self._leaves(block, towards) or self.rng.uniform() < 0.1:

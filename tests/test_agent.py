@@ -4,7 +4,7 @@ And checkpoints: what is saved is what is loaded, and damage is named."""
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_checkpoint
+from tiny import CONFIG, tiny_checkpoint
 from torch import Tensor, nn
 
 import planners
@@ -75,7 +75,15 @@ def ball_agent(
     model: Any = BallModel(broken)
     encoder: Any = BallFinder()
     info = CheckpointInfo(
-        "worldmodel/Maze-v0", {}, 112, "ball", "ball", model.config, model.spec, horizon=3
+        "worldmodel/Maze-v0",
+        {},
+        112,
+        "ball",
+        "ball",
+        model.config,
+        model.spec,
+        readable=(1.0, 0.75, 0.5, 0.1),
+        horizon=3,
     )
     settings = AgentConfig(**{"samples": 64, "iterations": 3, **config})
     return Agent(model, encoder, info, planner or planners.make("cem"), settings)
@@ -252,6 +260,38 @@ def test_planner_sees_three_functions_and_the_goal_costs_nothing(maze: Any) -> N
     assert early == pytest.approx(0.5 / 2, abs=0.05)  # a share of one in two, half the weight
 
 
+def test_proprio_counts_as_far_as_an_image_shows_it(maze: Any) -> None:
+    agent = ball_agent(proprio_weight=2.0, near=1e6)
+    obs, goal = start(maze)
+    agent.reset(goal)
+    agent.act(obs)
+    problem = agent.problem()
+    at_goal = torch.tensor(GOALS[0, :2]).float()
+    z, actions = at_goal.expand(1, 1, 3, 1, 2), torch.zeros(1, 1, 3, 2)
+    costs = []
+    for number in range(4):
+        proprio = torch.cat([at_goal, torch.zeros(2)]).expand(1, 1, 3, 4).clone()
+        proprio[:, :, -1, number] += 0.3  # one standard deviation
+        costs.append(problem.cost(planners.Trajectory(z, proprio), actions).item())
+    assert costs == pytest.approx([2.0, 1.0, 0.0, 0.0], abs=0.05)
+
+
+def test_proprio_counts_once_the_goal_is_near(maze: Any) -> None:
+    """Half where the goal is `near`, all of it at the goal."""
+    obs, goal = start(maze)
+    far = float(np.mean((STARTS[0, :2] - GOALS[0, :2]) ** 2))
+    at_goal = torch.tensor(GOALS[0, :2]).float()
+    z, actions = at_goal.expand(1, 1, 3, 1, 2), torch.zeros(1, 1, 3, 2)
+    proprio = torch.cat([at_goal, torch.zeros(2)]).expand(1, 1, 3, 4).clone()
+    proprio[:, :, -1, 0] += 0.3  # one standard deviation
+    for from_start, cost in ((True, 1.0), (False, 2.0)):
+        agent = ball_agent(proprio_weight=2.0, near=far)
+        agent.reset(goal)
+        agent.act(obs if from_start else start(maze)[0] | {"pixels": goal})
+        found = agent.problem().cost(planners.Trajectory(z, proprio), actions).item()
+        assert found == pytest.approx(cost, abs=0.05)
+
+
 def test_stands_still_when_nothing_can_be_predicted(maze: Any) -> None:
     agent = ball_agent(broken=True)
     obs, goal = start(maze)
@@ -302,7 +342,8 @@ def test_same_seed_same_actions_within_bounds(maze: Any, checkpoint: Path, name:
     np.testing.assert_array_equal(acted[0], acted[1])
     assert (np.abs(acted[0]) <= 0.75).all() and np.abs(acted[0]).max() > 0
     agent.reset(goal, seed=5)
-    assert (agent.act(obs) != acted[0][0]).any() or name == "gradient"
+    other = np.stack([agent.act(obs) for _ in range(7)])
+    assert (other != acted[0]).any() or name == "gradient"
 
 
 def test_bfloat16_imagines_what_float32_does(maze: Any, checkpoint: Path) -> None:
@@ -360,6 +401,8 @@ def test_bad_goals_and_settings_are_refused(maze: Any, checkpoint: Path) -> None
         ball_agent().reset(goal.astype(np.float32))
     with pytest.raises(UserError, match="execute is 15, but only 3 model steps"):
         ball_agent(execute=15)
+    with pytest.raises(UserError, match="near is 0"):
+        ball_agent(near=0.0)
     with pytest.raises(UserError, match="samples is 0"):
         ball_agent(samples=0)
     with pytest.raises(UserError, match="did you mean 'samples'"):
@@ -374,14 +417,16 @@ def test_a_checkpoint_comes_back_as_it_was_saved(checkpoint: Path, tmp_path: Pat
     assert isinstance(encoder, Encoder) and encoder.hash == info.encoder_hash
     assert not any(parameter.requires_grad for parameter in model.parameters())
     for dtype in ("bfloat16", "float32"):
-        model.embed.weight += 1 / 300  # more digits than bfloat16 holds
+        model.predictor.embed.weight += 1 / 300  # more digits than bfloat16 holds
         info = replace(info, training={"steps": 7})
         save_checkpoint(tmp_path / dtype, model, info, dtype=dtype)  # type: ignore[arg-type]
         again, _, same = load_checkpoint(tmp_path / dtype)
         assert same == info
-        exact = (again.embed.weight == model.embed.weight).all()
+        exact = (again.predictor.embed.weight == model.predictor.embed.weight).all()
         assert exact == (dtype == "float32")
-        torch.testing.assert_close(again.embed.weight, model.embed.weight, rtol=1e-2, atol=1e-4)
+        torch.testing.assert_close(
+            again.predictor.embed.weight, model.predictor.embed.weight, rtol=1e-2, atol=1e-4
+        )
 
 
 def test_saving_again_replaces_the_checkpoint_and_nothing_else(
@@ -415,12 +460,10 @@ def damaged(checkpoint: Path, folder: Path, config: dict[str, Any] | None = None
         ({"horizon": None}, "lacks horizon"),
         ({"horizon": "five"}, "horizon is 'five'"),
         ({"horizons": 3}, "unknown horizons"),
+        ({"readable": [1.0]}, "readable has 1 number"),
         ({"encoder_hash": "0" * 64}, "0000"),
         ({"model": {"tokens": 2}}, "lacks dim"),
-        (
-            {"model": dict(tokens=3, dim=8, width=32, depth=1, heads=2, context=3, frameskip=5)},
-            "does not fit",
-        ),
+        ({"model": asdict(replace(CONFIG, tokens=3))}, "does not fit"),
     ],
 )
 def test_a_wrong_config_is_named(

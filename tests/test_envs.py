@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.maze import CELL, LAYOUTS, MAX_SPEED, RADIUS, MazeEnv, _random_layout
-from envs.policies import make_policy
+from envs.policies import POLICIES, make_policy
 from envs.pusht import MAX_STEP, PUSHER_RADIUS, WORKSPACE, PushTEnv
 
 ALL = [
@@ -471,12 +471,33 @@ def test_exploration_touches_the_block_most_of_the_time_and_keeps_it_off_the_wal
     assert np.mean(jammed) < 0.25
 
 
+def test_wild_exploration_goes_anywhere_and_still_pushes(make: Make) -> None:
+    """Pushes lead to the block; bursts as often away from it."""
+    env = make("PushT", image_size=16)
+    contact, away = {}, {}
+    for name in ("explore", "wild"):
+        touched, leaving = [], []
+        for seed in range(10):
+            policy = make_policy(env, name, np.random.default_rng(seed))
+            obs, info = env.reset(seed=seed)
+            for _ in range(100):
+                action = policy(obs, info)
+                to_block = info["state"][2:4] - info["state"][:2]
+                cosine = action @ to_block / np.linalg.norm(action) / np.linalg.norm(to_block)
+                leaving.append(cosine < -0.3)
+                obs, _, _, _, info = env.step(action)
+                touched.append(info["contact"])
+        contact[name], away[name] = np.mean(touched), np.mean(leaving)
+    assert away["wild"] > 1.5 * away["explore"]
+    assert 0.2 < contact["wild"] < contact["explore"]
+
+
 @each
 def test_policies_stay_within_bounds_and_repeat(
     make: Make, name: str, kwargs: dict[str, Any]
 ) -> None:
     env = make(name, image_size=16, **kwargs)
-    for policy_name in ("explore", "random"):
+    for policy_name in POLICIES:
         episodes = []
         for _ in range(2):
             policy = make_policy(env, policy_name, np.random.default_rng(0))

@@ -25,10 +25,11 @@ def tiny_checkpoint(folder: Path, env_id: str = "worldmodel/PushT-v0", **env_kwa
     spec = DataSpec(encoder.num_tokens, encoder.dim, low, high, (0.2,) * width, (0.1,) * width)
     torch.manual_seed(0)
     model = WorldModel(CONFIG, spec)
-    for layer in (model.next_z, model.next_proprio):  # zero at first: then nothing would move
+    # Zero at first: then nothing would move.
+    for layer in (model.predictor.next_z, model.predictor.next_proprio):
         torch.nn.init.normal_(layer.weight, std=0.1)
     info = CheckpointInfo(
-        env_id, env_kwargs, 112, "random-112", encoder.hash, CONFIG, spec, horizon=3
+        env_id, env_kwargs, 112, "random-112", encoder.hash, CONFIG, spec, (1.0,) * width, horizon=3
     )
     save_checkpoint(folder, model, info)
     return folder

@@ -54,8 +54,11 @@ class AgentConfig:
         samples: candidates per iteration; None takes the planner's default.
         iterations: None takes the planner's default.
         budget_ms: deadline of one plan in milliseconds, or None.
-        proprio_weight: of the squared distance in proprio (in standard deviations of the data)
-            against the squared distance in latents.
+        proprio_weight: of the squared distance in proprio (in standard deviations of the data, each
+            number weighted by how well it can be read off the goal image) against the squared
+            distance in latents, once the goal is near.
+        near: squared distance in latents, now, at which half of `proprio_weight` counts: before
+            that the robot is needed for moving things, not for standing where it shall.
         path_weight: of the mean distance at the imagined steps before the last, without which
             arriving can be put off for ever.
         action_repeat: primitive actions that share one planned value; divides the frameskip. None
@@ -70,7 +73,8 @@ class AgentConfig:
     samples: int | None = None
     iterations: int | None = None
     budget_ms: float | None = None
-    proprio_weight: float = 0.3
+    proprio_weight: float = 0.6
+    near: float = 0.05
     path_weight: float = 0.5
     action_repeat: int | None = None
     seed: int = 0
@@ -81,6 +85,8 @@ class AgentConfig:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UserError(f"{name} is {value!r}: it must be a whole number of at least 1")
+        if not 0 < self.near < math.inf:
+            raise UserError(f"near is {self.near!r}: it must be a number above 0")
         for name in ("budget_ms", "proprio_weight", "path_weight", "seed"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
@@ -215,6 +221,10 @@ class Agent:
         weights = torch.full((self.horizon,), self.config.path_weight, device=self.device)
         weights /= max(1, self.horizon - 1)
         weights[-1] = 1.0
+        near = self.config.near / (self.config.near + self.distance[:, None, None, None])
+        # An image that shows less than half of a number shows too little of it to aim at.
+        readable = (2 * torch.tensor(self.info.readable) - 1).clamp(min=0)
+        readable = (self.config.proprio_weight * near * readable).to(self.device)  # [E, 1, 1, Dp]
 
         def rollout(actions: Tensor) -> Trajectory:
             with self._precision():
@@ -224,7 +234,7 @@ class Agent:
             assert trajectory.proprio is not None
             apart = (trajectory.z - goal_z).square().mean((-2, -1))  # [E, S, T]
             deviation = (trajectory.proprio - goal_proprio) / self.model.proprio_std
-            apart = apart + self.config.proprio_weight * deviation.square().mean(-1)
+            apart = apart + (readable * deviation.square()).sum(-1)
             return (apart * weights).sum(-1)
 
         return Problem(

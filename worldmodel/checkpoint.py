@@ -42,6 +42,8 @@ class CheckpointInfo:
         encoder_hash: of the encoder's weights and preprocessing.
         model: sizes of the world model.
         spec: what the world model is fed, with its statistics.
+        readable: share of the variance of each number of proprio that the model reads off a single
+            held-out image, from 0 (velocities, for instance) to 1.
         horizon: model steps to imagine when planning, T.
         training: data, steps, minutes, seed.
         evaluation: success figures together with their protocol.
@@ -55,6 +57,7 @@ class CheckpointInfo:
     encoder_hash: str
     model: ModelConfig
     spec: DataSpec
+    readable: tuple[float, ...]
     horizon: int = 5
     training: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
@@ -207,6 +210,9 @@ def load_info(folder: Path) -> CheckpointInfo:
             "use the matching version of the program, or train again"
         )
     info: CheckpointInfo = _build(CheckpointInfo, content, path)
+    known, width = len(info.readable), len(info.spec.proprio_mean)
+    if known != width:
+        raise UserError(f"{path}: readable has {known} numbers, but proprio has {width}")
     return info
 
 
@@ -228,6 +234,10 @@ def _build(cls: Any, content: Any, path: Path) -> Any:
             value = _build(hint, value, path)
         elif expected is tuple and isinstance(value, list):
             value = tuple(float(number) for number in value)
+        elif expected is typing.Literal:
+            if value not in typing.get_args(hint):
+                choices = ", ".join(map(repr, typing.get_args(hint)))
+                raise UserError(f"{path}: {name} is {value!r:.40}, expected one of {choices}")
         elif not isinstance(value, expected):
             raise UserError(f"{path}: {name} is {value!r:.40}, expected {expected.__name__}")
         values[name] = value

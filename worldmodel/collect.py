@@ -71,7 +71,7 @@ class CollectConfig:
     workers: int = 2
     """Processes. Changes the speed, not the data."""
     policy: str = "explore"
-    """explore (made for the bundled environments) or random."""
+    """explore or wild (made for the bundled environments), or random."""
     image_size: int = 112
     """Height and width of the pixels."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)

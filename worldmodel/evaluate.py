@@ -68,7 +68,9 @@ class EvaluateConfig:
     execute: int | None = None
     """Environment steps carried out before planning again; default: one model step."""
     proprio_weight: float = AgentConfig.proprio_weight
-    """Weight of the distance in proprio."""
+    """Weight of the distance in proprio, once the goal is near."""
+    near: float = AgentConfig.near
+    """Distance in latents at which half of that weight counts."""
     path_weight: float = AgentConfig.path_weight
     """Weight of the distance at the imagined steps before the last."""
     action_repeat: int | None = None
@@ -305,6 +307,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         samples=config.samples,
         iterations=config.iterations,
         proprio_weight=config.proprio_weight,
+        near=config.near,
         path_weight=config.path_weight,
         action_repeat=config.action_repeat,
     )

@@ -3,19 +3,22 @@
     tokens [B, N, C] --projector--> z [B, P, D] --predictor (actions, proprio)--> next z, proprio
 
 The encoder's tokens are projected to few latents, so that imagining is cheap: planning cost is
-proportional to the number of tokens. The projector is trained together with the predictor, and kept
-from collapsing by reconstructing the frozen tokens and by the variance and covariance terms of
-VICReg (Bardes et al. 2022). The predictor is a transformer over latent tokens; its context frames
-are stacked in channels, and actions and proprio enter through AdaLN (Peebles and Xie 2023).
+proportional to the number of tokens. The projector (an MLP, or points by attention) is trained
+together with the predictor (a transformer or an MLP), as `worldmodel.train` says. Beside what it
+finds, a frame may have coordinates along the manifold of logged frames (`worldmodel.manifold`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from worldmodel.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -25,20 +28,35 @@ class ModelConfig:
     Attributes:
         tokens: latent tokens of one frame, P.
         dim: channels of one latent token, D.
-        width: width of the predictor's transformer.
-        depth: blocks of the predictor's transformer.
-        heads: attention heads.
+        predictor: "transformer" (`Transformer`) or "mlp" (`MLP`).
+        width: of the predictor.
+        depth: of the predictor, in blocks.
+        heads: attention heads of the transformer.
         context: frames the predictor sees, K.
         frameskip: primitive actions per model step, F.
+        projector: how tokens become latents: "mlp" (`Projector`) or "points" (`Points`).
+        coordinates: how many of the channels of a latent token, its last ones, are coordinates
+            along the manifold of frames (`worldmodel.manifold`), which no other latents have:
+            needs 1 token.
     """
 
     tokens: int = 4
     dim: int = 32
+    predictor: Literal["transformer", "mlp"] = "transformer"
     width: int = 192
     depth: int = 4
     heads: int = 4
     context: int = 3
     frameskip: int = 5
+    projector: Literal["mlp", "points"] = "mlp"
+    coordinates: int = 0
+
+    def __post_init__(self) -> None:
+        if self.coordinates and (self.tokens > 1 or not 0 < self.coordinates < self.dim):
+            raise UserError(
+                f"{self.coordinates} coordinates among the channels of {self.tokens} latent tokens "
+                f"of dim {self.dim}: use 1 token, and a dim above the coordinates"
+            )
 
 
 @dataclass(frozen=True)
@@ -67,9 +85,9 @@ class Projector(nn.Module):
     """Patch tokens ``[B, N, C]`` to latents ``[B, P, D]``: each patch is narrowed by the same
     linear map, then all of them are mixed, so that a latent may depend on the whole image."""
 
-    def __init__(self, spec: DataSpec, config: ModelConfig, narrow: int = 32, hidden: int = 1024):
+    def __init__(self, spec: DataSpec, tokens: int, dim: int, narrow: int = 32, hidden: int = 1024):
         super().__init__()
-        self.shape = (config.tokens, config.dim)
+        self.shape = (tokens, dim)
         self.narrow = nn.Linear(spec.token_dim, narrow)
         self.mix = nn.Sequential(
             nn.LayerNorm(spec.num_tokens * narrow),
@@ -77,11 +95,71 @@ class Projector(nn.Module):
             nn.GELU(approximate="tanh"),
             nn.Linear(hidden, hidden // 2),
             nn.GELU(approximate="tanh"),
-            nn.Linear(hidden // 2, config.tokens * config.dim),
+            nn.Linear(hidden // 2, tokens * dim),
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.mix(self.narrow(tokens).flatten(-2)).unflatten(-1, self.shape).float()
+
+
+class Points(nn.Module):
+    """Patch tokens ``[B, N, C]`` of a square image to latents ``[B, P, D]``, which are the places
+    of ``P * D / 2`` points: each looks at some patches, by attention, and says where in them it is
+    (spatial softmax, Finn et al. 2016; keypoints, Jakab et al. 2018).
+
+    When a thing moves, the points that look at it move along, so that its pose is nearly linear in
+    the latents, and distances between latents are distances in the image.
+    """
+
+    SHARPNESS = 3.0  # of the attention at first
+    REACH = 1.5  # how far from the centres of its patches a point can be, in patches
+    SPREAD = 3.0  # latents per half of the image: makes their standard deviation about 1
+
+    places: Tensor
+
+    def __init__(self, spec: DataSpec, tokens: int, dim: int, hidden: int = 128):
+        super().__init__()
+        side, size = math.isqrt(spec.num_tokens), tokens * dim
+        if side < 2 or side**2 != spec.num_tokens or size % 2:
+            raise UserError(
+                f"points need a square of patches and an even number of latents: there are "
+                f"{spec.num_tokens} patches and {size} latents"
+            )
+        self.shape, self.points = (tokens, dim), size // 2
+        self.reach = self.REACH * 2 / (side - 1)
+        self.look = nn.Linear(spec.token_dim, hidden)
+        self.say = nn.Linear(hidden, self.points * 3)
+        self.register_buffer("places", patch_places(spec.num_tokens), persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        said = self.say(F.gelu(self.look(tokens), approximate="tanh")).float()
+        attention = (self.SHARPNESS * said[..., : self.points]).softmax(-2).unsqueeze(-1)
+        offset = self.reach * said[..., self.points :].unflatten(-1, (self.points, 2)).tanh()
+        points = (attention * (self.places.unsqueeze(1) + offset)).sum(-3)
+        return self.SPREAD * points.flatten(-2).unflatten(-1, self.shape)
+
+
+class Coordinates(Projector):
+    """Patch tokens ``[B, N, C]`` to coordinates along the manifold of frames ``[B, 1, D]``, which
+    `worldmodel.manifold` teaches it. Until then, when `scale` is 0, they are 0."""
+
+    SCALE = 3.0  # as strong as several points, because there are few of them
+
+    scale: Tensor
+
+    def __init__(self, spec: DataSpec, coordinates: int):
+        super().__init__(spec, 1, coordinates)
+        self.register_buffer("scale", torch.tensor(0.0))
+        self.requires_grad_(False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.scale * super().forward(tokens)
+
+
+def patch_places(num_tokens: int) -> Tensor:
+    """Centres ``[N, 2]`` of the patches of a square image whose outermost centres are at -1, 1."""
+    line = torch.linspace(-1, 1, math.isqrt(num_tokens))
+    return torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).flatten(0, 1)
 
 
 class Block(nn.Module):
@@ -117,6 +195,74 @@ class Block(nn.Module):
         return x + (1 + gate2) * self.mlp(y)
 
 
+class Transformer(nn.Module):
+    """How latents change in a model step: a transformer over latent tokens, whose context frames
+    are stacked in channels; actions and proprio enter through AdaLN (Peebles and Xie 2023)."""
+
+    def __init__(self, config: ModelConfig, numbers: int, proprio: int):
+        """`numbers`: of actions and proprio in a context. `proprio`: of one frame."""
+        super().__init__()
+        k, p, d, w = config.context, config.tokens, config.dim, config.width
+        self.embed = nn.Linear(k * d, w)
+        self.positions = nn.Parameter(0.02 * torch.randn(p, w))
+        self.condition = nn.Sequential(nn.Linear(numbers, w), nn.SiLU(), nn.Linear(w, w), nn.SiLU())
+        self.blocks = nn.ModuleList(Block(w, config.heads) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(w)
+        self.next_z = nn.Linear(w, d)
+        self.next_proprio = nn.Linear(p * w, proprio)
+
+    def forward(self, z: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents ``[B, K, P, D]``, actions and proprio ``[B, numbers]`` to the change of latents
+        ``[B, P, D]`` and of normalised proprio ``[B, Dp]``."""
+        condition = self.condition(given)
+        x = self.embed(z.transpose(1, 2).flatten(2)) + self.positions
+        for block in self.blocks:
+            x = block(x, condition)
+        x = self.norm(x)
+        return self.next_z(x), self.next_proprio(x.flatten(1))
+
+
+class Residual(nn.Module):
+    """A residual block of two linear maps."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        last = nn.Linear(2 * width, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(approximate="tanh"), last
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mlp(x)
+
+
+class MLP(nn.Module):
+    """How latents change in a model step: a residual MLP that is given everything side by side.
+
+    With few latents it learns contact more exactly than `Transformer`, at less than half the cost.
+    """
+
+    def __init__(self, config: ModelConfig, numbers: int, proprio: int):
+        """`numbers`: of actions and proprio in a context. `proprio`: of one frame."""
+        super().__init__()
+        self.shape = (config.tokens, config.dim)
+        size, w = config.tokens * config.dim, config.width
+        self.blocks = nn.Sequential(
+            nn.Linear(config.context * size + numbers, w),
+            *(Residual(w) for _ in range(config.depth)),
+        )
+        self.norm = nn.LayerNorm(w)
+        self.next_z = nn.Linear(w, size)
+        self.next_proprio = nn.Linear(w, proprio)
+
+    def forward(self, z: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Transformer`."""
+        x = self.norm(self.blocks(torch.cat([z.flatten(1), given], -1)))
+        return self.next_z(x).unflatten(-1, self.shape), self.next_proprio(x)
+
+
 class WorldModel(nn.Module):
     """Projector, predictor and the small heads that train them.
 
@@ -133,30 +279,28 @@ class WorldModel(nn.Module):
         self.config, self.spec = config, spec
         for name in ("action_low", "action_high", "proprio_mean", "proprio_std"):
             self.register_buffer(name, torch.tensor(getattr(spec, name)), persistent=False)
-        k, p, d, w = config.context, config.tokens, config.dim, config.width
-        actions = k * config.frameskip * len(spec.action_low)
+        p, d, w = config.tokens, config.dim, config.width
         proprio = len(spec.proprio_mean)
-        self.projector = Projector(spec, config)
-        self.embed = nn.Linear(k * d, w)
-        self.positions = nn.Parameter(0.02 * torch.randn(p, w))
-        self.condition = nn.Sequential(
-            nn.Linear(actions + k * proprio, w), nn.SiLU(), nn.Linear(w, w), nn.SiLU()
+        numbers = config.context * (config.frameskip * len(spec.action_low) + proprio)
+        kind = Points if config.projector == "points" else Projector
+        self.projector = kind(spec, p, d - config.coordinates)
+        self.coordinates = Coordinates(spec, config.coordinates) if config.coordinates else None
+        self.predictor = (MLP if config.predictor == "mlp" else Transformer)(
+            config, numbers, proprio
         )
-        self.blocks = nn.ModuleList(Block(w, config.heads) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(w)
-        self.next_z = nn.Linear(w, d)
-        self.next_proprio = nn.Linear(p * w, proprio)
         # Reads proprio off the latents of one frame, so that a goal image says where the robot is.
         self.proprio_head = nn.Sequential(
             nn.Linear(p * d, w), nn.GELU(approximate="tanh"), nn.Linear(w, proprio)
         )
-        for layer in (self.next_z, self.next_proprio):  # start from "nothing moves"
+        # "Nothing moves", at first.
+        for layer in (self.predictor.next_z, self.predictor.next_proprio):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def project(self, tokens: Tensor) -> Tensor:
         """Latents ``z [..., P, D]`` of the encoder's patch tokens ``[..., N, C]``."""
-        return self.projector(tokens)
+        z = self.projector(tokens)
+        return z if self.coordinates is None else torch.cat([z, self.coordinates(tokens)], -1)
 
     def read_proprio(self, z: Tensor) -> Tensor:
         """Proprio ``[..., Dp]``, env units, as seen in the latents ``z [..., P, D]``."""
@@ -176,13 +320,9 @@ class WorldModel(nn.Module):
         low, high = (t.repeat(self.config.frameskip) for t in (self.action_low, self.action_high))
         action = (2 * actions - low - high) / (high - low)
         measured = (proprio - self.proprio_mean) / self.proprio_std
-        condition = self.condition(torch.cat([action.flatten(1), measured.flatten(1)], -1))
-        x = self.embed(z.transpose(1, 2).flatten(2)) + self.positions
-        for block in self.blocks:
-            x = block(x, condition)
-        x = self.norm(x)
-        delta = self.next_proprio(x.flatten(1)).float()
-        return z[:, -1] + self.next_z(x).float(), proprio[:, -1] + delta * self.proprio_std
+        given = torch.cat([action.flatten(1), measured.flatten(1)], -1)
+        change, moved = self.predictor(z, given)
+        return z[:, -1] + change.float(), proprio[:, -1] + moved.float() * self.proprio_std
 
     def rollout(self, z: Tensor, proprio: Tensor, past: Tensor, actions: Tensor) -> Imagined:
         """Imagine the future under candidate actions.

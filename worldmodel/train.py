@@ -5,14 +5,15 @@
 Tokens of every frame are computed once and memory-mapped. A step draws random clips and predicts
 the next frames from real ones (teacher forcing) and from its own predictions (rollout). First
 projector and predictor are trained together, the latents kept informative by reconstruction of the
-frozen tokens, by an inverse model and by the variance and covariance terms of VICReg. Then the
-latents stay as they are, are computed once for every frame, and the predictor alone is trained on:
-its targets hold still, and a step costs less. `OUT/metrics.jsonl` has one line per `log_every`
+frozen tokens, by an inverse model and by the variance and covariance terms of VICReg (Bardes et al.
+2022). Then coordinates along the manifold of frames are found, if the model has any, the latents
+stay as they are, are computed once for every frame, and the predictor alone is trained on: its
+targets hold still, and a step costs less. `OUT/metrics.jsonl` has one line per `log_every`
 steps, with only predict, proprio and read_proprio once the latents are fixed:
 
     step, minutes, samples_per_s   where the run is and how fast
     loss                           what is minimised
-    predict                        squared error of imagined latents, mean over rollout depths
+    predict                        squared error of imagined latents / spread, mean over depths
     proprio                        squared error of imagined proprio, in units of its variance
     read_proprio                   the same for proprio read off the latents of one frame
     reconstruct                    unexplained variance of the encoder's tokens
@@ -44,6 +45,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worldmodel.checkpoint import CheckpointInfo, save_checkpoint
@@ -51,12 +53,13 @@ from worldmodel.cli import Progress, parse_config, progress, run
 from worldmodel.data import Dataset, LatentCache, open_dataset, split
 from worldmodel.encoder import load_encoder
 from worldmodel.errors import UserError
-from worldmodel.predictor import DataSpec, ModelConfig, WorldModel
+from worldmodel.manifold import hidden_coordinates, teach
+from worldmodel.predictor import DataSpec, ModelConfig, Points, WorldModel, patch_places
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Muon (Jordan et al. 2024) for the transformer's matrices, AdamW for everything else.
+    """Muon (Jordan et al. 2024) for the predictor's matrices, AdamW for everything else.
 
     Attributes:
         lr: peak learning rate, reached after `warmup` steps; falls to zero along a cosine. Muon's
@@ -86,6 +89,8 @@ class LossConfig:
         inverse: the actions between two frames, from their latents.
         variance: VICReg's variance term, which keeps every latent's spread at 1.
         covariance: VICReg's covariance term, which keeps latents from repeating each other.
+        predictable: share of the gradient of what is imagined that reaches the projector. Much of
+            it makes latents smooth, and forget what is hard to foresee.
     """
 
     rollout: int = 2
@@ -95,6 +100,7 @@ class LossConfig:
     inverse: float = 0.2
     variance: float = 1.0
     covariance: float = 0.1
+    predictable: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,8 @@ class TrainConfig:
 
     Attributes:
         data: dataset folders written by ``worldmodel.collect``, separated by commas.
+        dynamics_data: further folders, which only the predictor learns from, once the latents are
+            fixed. Their tokens need not fit in memory.
         encoder: name of the frozen encoder.
         encoder_weights: a local weights file or folder for it.
         out: folder for the checkpoint, metrics and training state.
@@ -123,6 +131,7 @@ class TrainConfig:
     """
 
     data: str = "data/pusht"
+    dynamics_data: str = ""
     encoder: str = "dino-112"
     encoder_weights: str | None = None
     out: str = "runs/pusht"
@@ -142,6 +151,9 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
 
 
+Array = NDArray[Any]
+
+
 class Clips(dict[str, Tensor]):
     """A batch: frames ``[B, J, ...]``, proprio ``[B, J, Dp]``, actions ``[B, J-1, F*A]``."""
 
@@ -149,19 +161,15 @@ class Clips(dict[str, Tensor]):
 class Episodes:
     """Logged episodes; gives random clips of frames `frameskip` apart.
 
-    A frame is what `frames` holds of it: the encoder's tokens ``[N, C]``, or, once
-    they are fixed, its latents ``[P, D]``. `train` and `held_out` list the episodes of each kind:
-    (dataset, first frame, number of actions).
+    `frames` holds, for each dataset, what is known of its frames: the encoder's tokens
+    ``[frames, N, C]`` or latents ``[frames, P, D]``. `train` and `held_out` list the episodes of
+    each kind: (dataset, first frame, number of actions).
     """
 
     def __init__(
-        self, datasets: list[Dataset], caches: list[LatentCache], frameskip: int, held_out: float
+        self, datasets: list[Dataset], frames: list[Array], frameskip: int, held_out: float
     ):
-        self.frameskip = frameskip
-        # Random reads from disk are slow: hold the tokens in memory where they fit.
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-        fits = sum(cache.tokens.nbytes for cache in caches) < 0.6 * free
-        self.frames = [np.array(c.tokens) if fits else c.tokens for c in caches]
+        self.frameskip, self.frames = frameskip, frames
         self.train: list[tuple[int, int, int]] = []
         self.held_out: list[tuple[int, int, int]] = []
         for i, dataset in enumerate(datasets):
@@ -179,6 +187,19 @@ class Episodes:
         self.proprio = [np.asarray(d.proprio, np.float32) for d in datasets]
         # The last frame of an episode has no action (NaN in the dataset); none is ever read there.
         self.actions = [np.nan_to_num(d.actions) for d in datasets]
+
+    def sample(self, most: int) -> tuple[Array, Array, Array]:
+        """Evenly spaced frames to train on, at most so many in all: what is known of them, their
+        proprio, and whether the next one is of the same episode, bool ``[M - 1]``."""
+        stride = math.ceil(sum(length + 1 for _, _, length in self.train) / most)
+        frames, proprio, number = [], [], []
+        for i, (source, first, length) in enumerate(self.train):
+            at = slice(first, first + length + 1, stride)
+            frames.append(self.frames[source][at])
+            proprio.append(self.proprio[source][at])
+            number.append(np.full(len(frames[-1]), i))
+        episode = np.concatenate(number)
+        return np.concatenate(frames), np.concatenate(proprio), episode[1:] == episode[:-1]
 
     def clips(
         self,
@@ -210,6 +231,37 @@ class Episodes:
         )
 
 
+class PointDecoder(nn.Module):
+    """Renders the components of tokens from points ``[..., 2 K]``. What a patch holds follows from
+    how far away the points are, and where; they are felt through Gaussians of two widths. So only a
+    point that is near a thing can say where the thing is (Minderer et al. 2019)."""
+
+    WIDTHS = (0.15, 0.45)  # of half the image
+
+    places: Tensor
+
+    def __init__(self, latents: int, num_tokens: int, channels: int):
+        super().__init__()
+        self.register_buffer("places", patch_places(num_tokens).unsqueeze(1), persistent=False)
+        self.net = nn.Sequential(
+            nn.Linear(latents // 2 * 3 * len(self.WIDTHS), 256),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(256, 128),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(128, channels),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        points = (z / Points.SPREAD).unflatten(-1, (-1, 2)).unsqueeze(-3)
+        apart = self.places - points  # [..., N, K, 2]
+        square = apart.square().sum(-1, keepdim=True)
+        felt = []
+        for width in self.WIDTHS:
+            near = torch.exp(-square / (2 * width**2))
+            felt += [near, near * apart / width]
+        return self.net(torch.cat([f.flatten(-2) for f in felt], -1)).flatten(-2)
+
+
 class Heads(nn.Module):
     """What only training needs: the token decoder and the inverse model."""
 
@@ -217,24 +269,33 @@ class Heads(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, config: ModelConfig, spec: DataSpec, sample: Tensor, channels: int = 12):
+    def __init__(self, config: ModelConfig, spec: DataSpec, sample: Tensor):
         """`sample` ``[M, N, C]``: tokens of some frames, for the principal components."""
         super().__init__()
+        points = config.projector == "points"
+        # Points learn to follow small things, too, if rarer components weigh as much.
+        channels = min(48 if points else 12, spec.token_dim)
         flat = sample.flatten(0, 1).double()
         centred = flat - flat.mean(0)
         basis = torch.linalg.eigh(centred.T @ centred)[1][:, -channels:].float()
         target = (sample - sample.mean(0)) @ basis
         self.register_buffer("basis", basis)
         self.register_buffer("mean", sample.mean(0))
-        self.register_buffer("scale", target.std().clamp_min(1e-6))
-        latent, actions = config.tokens * config.dim, config.frameskip * len(spec.action_low)
-        self.decoder = nn.Sequential(
-            nn.Linear(latent, 512),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(512, 1024),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(1024, spec.num_tokens * channels),
-        )
+        scale = target.flatten(0, 1).std(0) if points else target.std()
+        self.register_buffer("scale", scale.clamp_min(1e-6))
+        latent = config.tokens * (config.dim - config.coordinates)
+        actions = config.frameskip * len(spec.action_low)
+        self.decoder: nn.Module
+        if points:
+            self.decoder = PointDecoder(latent, spec.num_tokens, channels)
+        else:
+            self.decoder = nn.Sequential(
+                nn.Linear(latent, 512),
+                nn.GELU(approximate="tanh"),
+                nn.Linear(512, 1024),
+                nn.GELU(approximate="tanh"),
+                nn.Linear(1024, spec.num_tokens * channels),
+            )
         self.inverse = nn.Sequential(
             nn.Linear(2 * latent, 512), nn.GELU(approximate="tanh"), nn.Linear(512, actions)
         )
@@ -257,22 +318,29 @@ class Trainer:
             raise UserError(f"joint is {c.joint}; it must be above 0 and at most 1")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = load_encoder(c.encoder, weights=c.encoder_weights)
-        self.datasets = [open_dataset(path) for path in c.data.split(",") if path]
-        if not self.datasets:
+        joint = [open_dataset(path) for path in c.data.split(",") if path]
+        if not joint:
             raise UserError("data is empty; name at least one dataset folder")
+        self.datasets = joint + [open_dataset(path) for path in c.dynamics_data.split(",") if path]
         if len({d.env_id for d in self.datasets}) > 1:
             raise UserError(
                 f"datasets of different envs: {sorted({d.env_id for d in self.datasets})}"
             )
-        caches = [LatentCache.open_or_build(d, self.encoder, c.cache) for d in self.datasets]
-        self.episodes = Episodes(self.datasets, caches, c.model.frameskip, c.held_out)
+        self.tokens: list[Array] = [
+            LatentCache.open_or_build(d, self.encoder, c.cache).tokens for d in self.datasets
+        ]
+        # Random reads from disk are slow: hold the tokens in memory where they fit.
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        seen = self.tokens[: len(joint)]
+        if sum(tokens.nbytes for tokens in seen) < 0.6 * free:
+            seen = [np.array(tokens) for tokens in seen]
+        self.episodes = Episodes(joint, seen, c.model.frameskip, c.held_out)
         self.spec = self._spec()
         torch.manual_seed(c.seed)
         self.model = WorldModel(c.model, self.spec).to(self.device)
         sample = self.episodes.clips(self.episodes.train, 512, 2, np.random.default_rng(c.seed))
-        self.heads = Heads(c.model, self.spec, sample["frames"].float().flatten(0, 1)).to(
-            self.device
-        )
+        tokens = sample["frames"].float().flatten(0, 1).to(self.device)
+        self.heads = Heads(c.model, self.spec, tokens).to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizers = self._optimizers()
         self.fixed = False  # whether frames are latents, no longer tokens
@@ -280,7 +348,7 @@ class Trainer:
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         c = self.config.optim
-        matrices = [p for p in self.model.blocks.parameters() if p.ndim == 2]
+        matrices = [p for p in self.model.predictor.blocks.parameters() if p.ndim == 2]
         others = [p for p in self._parameters() if not any(p is m for m in matrices)]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in others if p.ndim >= 2]},
@@ -298,7 +366,7 @@ class Trainer:
 
     def _spec(self) -> DataSpec:
         data = self.datasets[0]
-        proprio = np.concatenate(self.episodes.proprio)
+        proprio = np.concatenate([d.proprio for d in self.datasets])
         return DataSpec(
             num_tokens=self.encoder.num_tokens,
             token_dim=self.encoder.dim,
@@ -327,12 +395,15 @@ class Trainer:
 
     def _imagination(self, z: Tensor, proprio: Tensor, actions: Tensor) -> dict[str, Tensor]:
         """How well latents ``z [B, J, P, D]`` are predicted, and proprio with them."""
-        k = self.config.model.context
+        k, share = self.config.model.context, self.config.loss.predictable
+        z = share * z + (1 - share) * z.detach()
+        # Relative to their spread: latents must not become predictable by shrinking.
+        spread = z.flatten(0, 1).var(0).mean()
         seen_z, seen_proprio = z[:, :k], proprio[:, :k]
         errors, proprio_errors = [], []
         for t in range(self.config.loss.rollout):
             next_z, next_proprio = self.model.predict(seen_z, seen_proprio, actions[:, t : t + k])
-            errors.append(F.mse_loss(next_z, z[:, k + t]))
+            errors.append(F.mse_loss(next_z, z[:, k + t]) / spread)
             proprio_errors.append(
                 F.mse_loss(self._normalised(next_proprio), self._normalised(proprio[:, k + t]))
             )
@@ -349,7 +420,7 @@ class Trainer:
         """How much latents ``z [B, J, P, D]`` say of tokens and actions, and how evenly."""
         k = self.config.model.context
         latest = slice(k - 1, None)  # the frames before are mostly repeats of these
-        flat = z[:, latest].flatten(2)
+        flat = z[:, latest, :, : z.shape[-1] - self.config.model.coordinates].flatten(2)
         decoded = self.heads.decoder(flat).float()
         target = self.heads.target(tokens[:, latest])
         guessed = self.heads.inverse(torch.cat([flat[:, :-1], flat[:, 1:]], -1)).float()
@@ -369,18 +440,33 @@ class Trainer:
         }
 
     def fix_latents(self) -> None:
-        """From here on a frame is its latents, as the averaged projector gives them."""
-        projector = self.average.projector
-        self.model.projector.load_state_dict(projector.state_dict())
-        self.model.projector.requires_grad_(False)
-        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
-            for i, tokens in enumerate(self.episodes.frames):
-                parts = [
-                    projector(torch.from_numpy(np.array(tokens[at : at + 2048])).to(self.device))
-                    for at in range(0, len(tokens), 2048)
-                ]
-                self.episodes.frames[i] = torch.cat(parts).cpu().numpy()
+        """From here on a frame is its latents, as the averaged projector gives them, and the
+        episodes are those of all datasets."""
+        model, average = self.model, self.average
+        model.projector.load_state_dict(average.projector.state_dict())
+        model.projector.requires_grad_(False)
+        if model.coordinates and average.coordinates and not average.coordinates.scale:
+            tokens, proprio, follows = self.episodes.sample(110_000)
+            count, seed = self.config.model.coordinates, self.config.seed
+            found = hidden_coordinates(tokens, self._project(tokens), proprio, follows, count)
+            teach(average.coordinates, tokens, found, seed)
+            model.coordinates.load_state_dict(average.coordinates.state_dict())
+            self.save()
+        latents = [self._project(tokens) for tokens in self.tokens]
+        frameskip, held_out = self.config.model.frameskip, self.config.held_out
+        self.episodes = Episodes(self.datasets, latents, frameskip, held_out)
         self.fixed = True
+
+    @torch.no_grad()
+    def _project(self, tokens: Array) -> Array:
+        """Latents ``[M, P, D]`` of tokens ``[M, N, C]``."""
+        parts = []
+        with torch.autocast(self.device.type, torch.bfloat16):
+            starts = range(0, len(tokens), 2048)
+            for at in progress(starts, len(starts), "latents"):
+                part = torch.from_numpy(np.array(tokens[at : at + 2048])).to(self.device)
+                parts.append(self.average.project(part).cpu())
+        return torch.cat(parts).numpy()
 
     def train_step(self) -> dict[str, float]:
         """One update. Everything random depends on the seed and the step alone, so a resumed run
@@ -443,6 +529,19 @@ class Trainer:
             "val_proprio": [round(float(x), 5) for x in miss.square().mean((0, 2))],
         }
 
+    @torch.no_grad()
+    def readable(self, clips: int = 512) -> tuple[float, ...]:
+        """Share of the variance of each number of proprio, in held-out episodes, that the averaged
+        model reads off one frame."""
+        rng = np.random.default_rng((self.config.seed, 2**31))
+        batch = self.episodes.clips(self.episodes.held_out, clips, 2, rng)
+        frames, proprio = batch["frames"][:, -1].to(self.device), batch["proprio"][:, -1]
+        with torch.autocast(self.device.type, torch.bfloat16):
+            z = frames if self.fixed else self.average.project(frames.float())
+            read = self.average.read_proprio(z).cpu()
+        missed = (read - proprio).square().mean(0) / proprio.var(0).clamp_min(1e-12)
+        return tuple(round(float(x), 3) for x in (1 - missed).clamp(0, 1))
+
     def save(self) -> None:
         """Write the checkpoint (what planning needs) and, beside it, the training state."""
         c = self.config
@@ -456,9 +555,10 @@ class Trainer:
             encoder_hash=self.encoder.hash,
             model=c.model,
             spec=self.spec,
+            readable=self.readable(),
             horizon=c.horizon,
             training={
-                "data": c.data,
+                "data": ",".join(path for path in (c.data, c.dynamics_data) if path),
                 "episodes": len(self.episodes.train),
                 "steps": self.step,
                 "batch": c.batch,
@@ -537,6 +637,7 @@ def _metrics(path: Path, step: int) -> Iterator[Any]:
     kept = [line for line in lines if line and json.loads(line)["step"] <= step]
     with path.open("w", encoding="utf-8") as file:
         file.writelines(line + "\n" for line in kept)
+        file.flush()
 
         def write(figures: dict[str, Any], minutes: float, rate: float) -> None:
             clock = {"minutes": round(minutes, 3), "samples_per_s": round(rate, 1)}
