@@ -188,10 +188,10 @@ class Episodes:
         # The last frame of an episode has no action (NaN in the dataset); none is ever read there.
         self.actions = [np.nan_to_num(d.actions) for d in datasets]
 
-    def sample(self, most: int) -> tuple[Array, Array, Array]:
-        """Evenly spaced frames to train on, at most so many in all: what is known of them, their
+    def sample(self, about: int) -> tuple[Array, Array, Array]:
+        """Evenly spaced frames to train on, `about` so many in all: what is known of them, their
         proprio, and whether the next one is of the same episode, bool ``[M - 1]``."""
-        stride = math.ceil(sum(length + 1 for _, _, length in self.train) / most)
+        stride = math.ceil(sum(length + 1 for _, _, length in self.train) / about)
         frames, proprio, number = [], [], []
         for i, (source, first, length) in enumerate(self.train):
             at = slice(first, first + length + 1, stride)
