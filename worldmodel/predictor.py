@@ -239,10 +239,8 @@ class Residual(nn.Module):
 
 
 class MLP(nn.Module):
-    """How latents change in a model step: a residual MLP that is given everything side by side.
-
-    With few latents it learns contact more exactly than `Transformer`, at less than half the cost.
-    """
+    """How latents change in a model step: a residual MLP that is given everything side by side,
+    which for few latents costs less than `Transformer`."""
 
     def __init__(self, config: ModelConfig, numbers: int, proprio: int):
         """`numbers`: of actions and proprio in a context. `proprio`: of one frame."""
