@@ -240,7 +240,7 @@ def test_a_plan_is_moved_on_by_single_steps(maze: Any) -> None:
 
 
 def test_planner_sees_three_functions_and_the_goal_costs_nothing(maze: Any) -> None:
-    agent = ball_agent(path_weight=0.5)
+    agent = ball_agent(near=0.4, time_weight=0.25, stay_weight=0.5)
     obs, goal = start(maze)
     agent.reset(goal)
     agent.act(obs)
@@ -252,16 +252,16 @@ def test_planner_sees_three_functions_and_the_goal_costs_nothing(maze: Any) -> N
     none = problem.cost(planners.Trajectory(z, proprio), actions).item()
     assert none < 1e-3  # the goal is read off an image, to a fraction of a pixel
     on_the_way, at_the_end = z.clone(), z.clone()
-    on_the_way[:, :, 0] += 1.0
+    on_the_way[:, :, :2] += 1.0
     at_the_end[:, :, -1] += 1.0
-    early = problem.cost(planners.Trajectory(on_the_way, proprio), actions).item() - none
-    late = problem.cost(planners.Trajectory(at_the_end, proprio), actions).item() - none
-    assert late == pytest.approx(1.0, abs=0.05)
-    assert early == pytest.approx(0.5 / 2, abs=0.05)  # a share of one in two, half the weight
+    late = problem.cost(planners.Trajectory(on_the_way, proprio), actions).item() - none
+    leaves = problem.cost(planners.Trajectory(at_the_end, proprio), actions).item() - none
+    assert late == pytest.approx(2 * 0.25 * 0.4, abs=0.05)  # two model steps late
+    assert leaves == pytest.approx(0.5, abs=0.05)  # at once there, but does not stay
 
 
 def test_proprio_counts_as_far_as_an_image_shows_it(maze: Any) -> None:
-    agent = ball_agent(proprio_weight=2.0, near=1e6)
+    agent = ball_agent(proprio_weight=2.0, near=1e6, time_weight=0.0, stay_weight=1.0)
     obs, goal = start(maze)
     agent.reset(goal)
     agent.act(obs)
@@ -285,7 +285,7 @@ def test_proprio_counts_once_the_goal_is_near(maze: Any) -> None:
     proprio = torch.cat([at_goal, torch.zeros(2)]).expand(1, 1, 3, 4).clone()
     proprio[:, :, -1, 0] += 0.3  # one standard deviation
     for from_start, cost in ((True, 1.0), (False, 2.0)):
-        agent = ball_agent(proprio_weight=2.0, near=far)
+        agent = ball_agent(proprio_weight=2.0, near=far, time_weight=0.0, stay_weight=1.0)
         agent.reset(goal)
         agent.act(obs if from_start else start(maze)[0] | {"pixels": goal})
         found = agent.problem().cost(planners.Trajectory(z, proprio), actions).item()

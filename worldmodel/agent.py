@@ -6,8 +6,9 @@ It sees pixels and proprio, never the simulator's state nor whether it has succe
     while True:
         obs, *_ = env.step(agent.act(obs))
 
-Every ``execute`` environment steps a planner looks for the actions whose imagined latents end at
-the goal's (as DINO-WM, Zhou et al. 2025, does), starting from what is left of the last plan. What
+Every ``execute`` environment steps a planner looks for the actions whose imagined latents arrive at
+the goal's soonest, starting from what is left of the last plan. (DINO-WM, Zhou et al. 2025, asks
+them to be there at the horizon; but the horizon recedes, so arriving can be put off for ever.) What
 the model sees are the frames of now and of one and more model steps ago: since a model step is
 `frameskip` environment steps, replanning more often than that means encoding more frames, too.
 """
@@ -59,8 +60,9 @@ class AgentConfig:
             distance in latents, once the goal is near.
         near: squared distance in latents, now, at which half of `proprio_weight` counts: before
             that the robot is needed for moving things, not for standing where it shall.
-        path_weight: of the mean distance at the imagined steps before the last, without which
-            arriving can be put off for ever.
+        time_weight: what a model step costs that passes before arriving, in units of `near`.
+        stay_weight: of the distance at the horizon against that on arrival: what is pushed to the
+            goal must not roll on.
         action_repeat: primitive actions that share one planned value; divides the frameskip. None
             takes the whole frameskip: a search in few dimensions, along smooth motions, which
             needs few samples.
@@ -74,8 +76,9 @@ class AgentConfig:
     iterations: int | None = None
     budget_ms: float | None = None
     proprio_weight: float = 0.6
-    near: float = 0.05
-    path_weight: float = 0.5
+    near: float = 0.1
+    time_weight: float = 0.1
+    stay_weight: float = 0.2
     action_repeat: int | None = None
     seed: int = 0
     bfloat16: bool = True
@@ -87,7 +90,7 @@ class AgentConfig:
                 raise UserError(f"{name} is {value!r}: it must be a whole number of at least 1")
         if not 0 < self.near < math.inf:
             raise UserError(f"near is {self.near!r}: it must be a number above 0")
-        for name in ("budget_ms", "proprio_weight", "path_weight", "seed"):
+        for name in ("budget_ms", "proprio_weight", "time_weight", "stay_weight", "seed"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise UserError(f"{name} is {value!r}: it must be at least 0")
@@ -218,9 +221,6 @@ class Agent:
         goal_z = self._goal.z[:, None, None]  # [E, 1, 1, P, D]
         goal_proprio = self._goal.proprio[:, None, None]
         z, proprio, past = self._context()
-        weights = torch.full((self.horizon,), self.config.path_weight, device=self.device)
-        weights /= max(1, self.horizon - 1)
-        weights[-1] = 1.0
         near = self.config.near / (self.config.near + self.distance[:, None, None, None])
         # An image that shows less than half of a number shows too little of it to aim at.
         readable = (2 * torch.tensor(self.info.readable) - 1).clamp(min=0)
@@ -235,7 +235,7 @@ class Agent:
             apart = (trajectory.z - goal_z).square().mean((-2, -1))  # [E, S, T]
             deviation = (trajectory.proprio - goal_proprio) / self.model.proprio_std
             apart = apart + (readable * deviation.square()).sum(-1)
-            return (apart * weights).sum(-1)
+            return self.arrival_cost(apart, self.config.near)
 
         return Problem(
             rollout=rollout,
@@ -247,6 +247,17 @@ class Agent:
             warm_start=warm_start,
             idle=self.idle,
         )
+
+    def arrival_cost(self, apart: Tensor, near: float) -> Tensor:
+        """What plans cost ``[...]`` that imagine squared distances `apart` ``[..., T]`` to the goal:
+        the least of them and of what the time until then costs, and some of the last.
+
+        Args:
+            apart: in latents, or whatever else.
+            near: how much of it is near.
+        """
+        late = self.config.time_weight * near * torch.arange(apart.shape[-1], device=apart.device)
+        return (apart + late).amin(-1) + self.config.stay_weight * apart[..., -1]
 
     def read_proprio(self, pixels: Array) -> Array:
         """Proprio ``[Dp]`` as the model reads it off one image, uint8 ``[H, W, 3]``."""

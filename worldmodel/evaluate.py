@@ -71,8 +71,10 @@ class EvaluateConfig:
     """Weight of the distance in proprio, once the goal is near."""
     near: float = AgentConfig.near
     """Distance in latents at which half of that weight counts."""
-    path_weight: float = AgentConfig.path_weight
-    """Weight of the distance at the imagined steps before the last."""
+    time_weight: float = AgentConfig.time_weight
+    """Cost of a model step that passes before arriving, in units of `near`."""
+    stay_weight: float = AgentConfig.stay_weight
+    """Weight of the distance at the horizon."""
     action_repeat: int | None = None
     """Primitive actions that share one planned value; default: the whole frameskip."""
     batch: int = 20
@@ -234,8 +236,6 @@ def run_ceiling(
     world: Any = env.unwrapped
     horizon, frameskip = agent.horizon, agent.frameskip
     low, high = agent.low.double().cpu(), agent.high.double().cpu()
-    weights = np.full(horizon, agent.config.path_weight / max(1, horizon - 1))
-    weights[-1] = 1.0
     paths = []
     for number, task in enumerate(show_progress(tasks, len(tasks), "ceiling", "episode")):
         generator = torch.Generator().manual_seed(mix(seed, number))
@@ -243,7 +243,7 @@ def run_ceiling(
 
         def cost(trajectory: Trajectory, actions: torch.Tensor, task: Task = task) -> torch.Tensor:
             apart = judged_distance(env, trajectory.z[:, :, :, 0].numpy(), task.goal_state)
-            return torch.from_numpy((apart * weights).sum(-1))
+            return agent.arrival_cost(torch.from_numpy(apart), near=1.0)
 
         while len(path) <= budget_steps:
 
@@ -308,7 +308,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         iterations=config.iterations,
         proprio_weight=config.proprio_weight,
         near=config.near,
-        path_weight=config.path_weight,
+        time_weight=config.time_weight,
+        stay_weight=config.stay_weight,
         action_repeat=config.action_repeat,
     )
     model, encoder, info = load_checkpoint(checkpoint)
