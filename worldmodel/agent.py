@@ -250,7 +250,8 @@ class Agent:
 
     def arrival_cost(self, apart: Tensor, near: float) -> Tensor:
         """What plans cost ``[...]`` that imagine squared distances `apart` ``[..., T]`` to the goal:
-        the least of them and of what the time until then costs, and some of the last.
+        the distance on arrival, what the time until then costs (it arrives where the two are least
+        together), and some of the distance at the end.
 
         Args:
             apart: in latents, or whatever else.
