@@ -249,7 +249,7 @@ class Agent:
         )
 
     def arrival_cost(self, apart: Tensor, near: float) -> Tensor:
-        """What plans cost ``[...]`` that imagine squared distances `apart` ``[..., T]`` to the goal:
+        """What plans cost ``[...]`` whose squared distances to the goal are `apart` ``[..., T]``:
         the distance on arrival, what the time until then costs (it arrives where the two are least
         together), and some of the distance at the end.
 
