@@ -12,3 +12,8 @@ gymnasium.register(
     id="worldmodel/PushT-v0", entry_point="envs.pusht:PushTEnv", max_episode_steps=200
 )
 gymnasium.register(id="worldmodel/Maze-v0", entry_point="envs.maze:MazeEnv", max_episode_steps=200)
+gymnasium.register(
+    id="worldmodel/GranularChips-v0",
+    entry_point="envs.chips:GranularChipsEnv",
+    max_episode_steps=20,
+)

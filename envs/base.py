@@ -190,15 +190,20 @@ class TopDownEnv(gym.Env[Obs, Array]):
             self._touched = touched
 
     def _advance(self, action: Array) -> None:
-        action = np.asarray(action, np.float64)
-        box = self.action_space
-        if action.shape != box.shape or not np.isfinite(action).all():
-            raise ValueError(f"action is {action}; expected {box.shape[0]} finite numbers")
-        self.apply(np.clip(action, box.low, box.high))
+        self.apply(self._clipped(action))
         self._touched = False
         for _ in range(5):  # a push is a series of taps: look for contact within the step as well
             mujoco.mj_step(self.model, self.data, nstep=self.substeps // 5)
             self._touched |= self.contact()
+
+    def _clipped(self, action: Array) -> Array:
+        """`action` within the bounds."""
+        action = np.asarray(action, np.float64)
+        box = self.action_space
+        if action.shape != box.shape or not np.isfinite(action).all():
+            raise ValueError(f"action is {action}; expected {box.shape[0]} finite numbers")
+        clipped: Array = np.clip(action, box.low, box.high)
+        return clipped
 
     def _observe(self) -> Obs:
         return {"pixels": self.render(), "proprio": self.proprio().astype(np.float32)}

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 from envs.base import Array
+from envs.chips import GranularChipsEnv, stroke_at_chips
 from envs.maze import MazeEnv
 from envs.pusht import WORKSPACE, PushTEnv
 
@@ -33,6 +34,8 @@ def make_policy(env: gym.Env[Any, Any], name: str, rng: np.random.Generator) -> 
         return PushExplorer(rng, float(space.high[0]), wild=0.5 if name == "wild" else 0.0)
     if name != "random" and isinstance(env.unwrapped, MazeEnv):
         return RandomWalk(rng, space, persistence=8.0)
+    if name == "explore" and isinstance(env.unwrapped, GranularChipsEnv):
+        return lambda obs, info: stroke_at_chips(rng, info["state"]).astype(np.float32)
     return RandomWalk(rng, space, persistence=2.0)
 
 

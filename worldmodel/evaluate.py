@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 import planners
-from envs import maze, pusht
+from envs import chips, maze, pusht
 from envs.policies import make_policy
 from planners import Budget, Planner, Problem, Trajectory
 from worldmodel.agent import Agent, AgentConfig, make_planner
@@ -107,12 +107,14 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What became of n tasks: bool ``[n]`` each; `block` ones only where the task has a block."""
+    """What became of n tasks: bool ``[n]`` each; `block` ones only where the task has a block.
+    `chamfer`, where it has chips: Chamfer distance at the start and at the end ``[2, n]``."""
 
     success_any: Array
     success_final: Array
     block_any: Array | None = None
     block_final: Array | None = None
+    chamfer: Array | None = None
 
 
 # ---------------------------------------------------------------------------------- the judge
@@ -130,6 +132,15 @@ def judge(env: gym.Env[Any, Any], paths: Sequence[Array], tasks: Sequence[Task])
         )
 
     both = solved(world.success)
+    if isinstance(world, chips.GranularChipsEnv):
+        ends = [
+            [
+                world.chamfer(path[at], task.goal_state)
+                for path, task in zip(paths, tasks, strict=True)
+            ]
+            for at in (0, -1)
+        ]
+        return Outcomes(np.any(both, 1), both[:, -1], chamfer=np.array(ends))
     if not hasattr(world, "block_success"):
         return Outcomes(np.any(both, 1), both[:, -1])
     block = solved(world.block_success)
@@ -145,6 +156,14 @@ def wilson(successes: int, episodes: int) -> dict[str, float]:
     low = 0.0 if successes == 0 else max(0.0, float(middle - half))
     high = 1.0 if successes == episodes else min(1.0, float(middle + half))
     return {"rate": rate, "low": low, "high": high}
+
+
+def mean_of(values: Array) -> dict[str, float]:
+    """A mean and its bootstrap 95 % interval (percentiles of 10,000 resamples)."""
+    rng = np.random.default_rng(0)
+    means = rng.choice(values, (10_000, len(values))).mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
 
 
 def rate_of(success: Array) -> dict[str, float]:
@@ -216,6 +235,10 @@ def judged_distance(env: gym.Env[Any, Any], states: Array, goal: Array) -> Array
         return squared
     if isinstance(world, maze.MazeEnv):
         squared = ((states[..., :2] - goal[:2]) ** 2).sum(-1) / (maze.CELL / 2) ** 2
+        return squared
+    if isinstance(world, chips.GranularChipsEnv):
+        apart = [world.chamfer(state, goal) for state in states.reshape(-1, states.shape[-1])]
+        squared = np.reshape(apart, states.shape[:-1]) ** 2
         return squared
     raise UserError(f"{env.spec and env.spec.id} has no known distance: use --ceiling_episodes 0")
 
@@ -394,6 +417,10 @@ def _note(result: dict[str, Any], who: str, outcomes: Outcomes) -> None:
             "final": rate_of(outcomes.success_final),
             "episodes": len(outcomes.success_any),
         }
+    if outcomes.chamfer is not None:
+        prefix = f"{who}_" if who else ""
+        for when, values in zip(("start", "final"), outcomes.chamfer, strict=True):
+            result["env_metrics"][f"{prefix}chamfer_{when}"] = mean_of(values)
     if outcomes.block_any is not None and outcomes.block_final is not None:
         prefix = f"{who}_" if who else ""
         result["env_metrics"][f"{prefix}block_success_any"] = rate_of(outcomes.block_any)
@@ -432,6 +459,18 @@ def table(result: dict[str, Any]) -> str:
     if top := result["ceiling"]:
         name = f"{top['planner']} {top['samples']} x {top['iterations']} on the true simulator"
         rows.append(row(name, top["episodes"], top, top["final"]))
+    if "chamfer_final" in metrics:
+        rows += ["", "| Chamfer distance, chip widths | start | end |", "|---|---|---|"]
+        names = {"": result["planner"], "random_": "random actions", "ceiling_": "true simulator"}
+        for prefix, name in names.items():
+            if f"{prefix}chamfer_final" in metrics:
+                cells = [
+                    "{mean:.2f} ({low:.2f} to {high:.2f})".format(
+                        **metrics[f"{prefix}chamfer_{at}"]
+                    )
+                    for at in ("start", "final")
+                ]
+                rows.append(f"| {name} | {' | '.join(cells)} |")
     rows += [
         "",
         f"One plan: {result['plan_ms']['p50']:.0f} ms (p50), {result['plan_ms']['p99']:.0f} ms "

@@ -120,7 +120,7 @@ def sample_tasks(env: gym.Env[Any, Any], count: int, seed: int, goal_offset: int
     """`count` tasks, none of them solved at its start, the same for the same seed.
 
     Push-T: two states of a held-out exploration episode, `goal_offset` steps apart, so that every
-    goal can be reached. Maze: a random start and goal in the held-out seed's maze.
+    goal can be reached. Maze and chips: the start and goal that a held-out seed's reset draws.
 
     Raises:
         UserError: `goal_offset` is out of range, or nearly every task is solved at its start.
@@ -226,8 +226,8 @@ def load_goal(path: str | Path, size: int) -> tuple[Array, Sidecar | None]:
 
 
 def has_random_goals(env: gym.Env[Any, Any]) -> bool:
-    """Whether any state can be reached from any other, as in a maze."""
-    return getattr(env.unwrapped, "task", "") == "Maze"
+    """Whether the goals that resetting draws can be reached from any start, as in a maze."""
+    return getattr(env.unwrapped, "task", "") in ("Maze", "GranularChips")
 
 
 def _cut_from_exploration(
