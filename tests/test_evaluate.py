@@ -21,6 +21,7 @@ from worldmodel.errors import UserError
 from worldmodel.tasks import Task, load_goal, make_env, sample_tasks, save_goal
 
 PUSHT, MAZE = "worldmodel/PushT-v0", "worldmodel/Maze-v0"
+CHIPS = "worldmodel/GranularChips-v0"
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,13 @@ def pusht() -> Any:
 @pytest.fixture(scope="module")
 def maze() -> Any:
     env = make_env(MAZE, {"layout": "random"})
+    yield env
+    env.close()
+
+
+@pytest.fixture(scope="module")
+def chips() -> Any:
+    env = make_env(CHIPS, {"chips": 3})
     yield env
     env.close()
 
@@ -188,6 +196,36 @@ def test_judged_distance_is_one_where_success_ends(pusht: Any, maze: Any) -> Non
     goal = np.array([0.4, 0.4, 0, 0, 1])
     there = goal + [0.125, 0, 5, 5, 0]
     assert evaluate.judged_distance(maze, there, goal) == pytest.approx(1)
+
+
+def test_chips_are_judged_by_their_distance_before_and_after(chips: Any) -> None:
+    goal = np.array([0.2, 0.2, 0.1, 0.1, 0.2, 0.1, 0.3, 0.1])
+    away, apart = goal.copy(), goal.copy()
+    away[[3, 5, 7]] += 0.036  # each is two chip widths away
+    apart[:2] += 0.1  # where the blade is does not matter
+    paths = [np.stack([away, apart, away]), np.stack([away, away, apart])]
+    outcomes = evaluate.judge(chips, paths, [Task(away, goal, 0)] * 2)
+    assert outcomes.success_any.tolist() == [True, True]
+    assert outcomes.success_final.tolist() == [False, True]
+    np.testing.assert_allclose(outcomes.chamfer, [[4, 4], [4, 0]])
+    np.testing.assert_allclose(evaluate.judged_distance(chips, paths[0], goal), [16, 0, 16])
+
+
+def test_goals_of_chips_are_those_that_resetting_draws(chips: Any) -> None:
+    some = sample_tasks(chips, 3, 0, 25)
+    for task in some:
+        _, info = chips.reset(seed=task.env_seed)
+        np.testing.assert_array_equal(info["goal_state"], task.goal_state)
+        assert chips.unwrapped.chamfer(task.start_state, task.goal_state) > 1
+
+
+def test_a_mean_with_its_interval() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
+    mean = evaluate.mean_of(values)
+    assert mean["mean"] == pytest.approx(values.mean())
+    half = 1.96 * values.std() / 20
+    assert mean["low"] == pytest.approx(values.mean() - half, abs=0.05)
+    assert mean["high"] == pytest.approx(values.mean() + half, abs=0.05)
 
 
 # --------------------------------------------------------------------------------- the protocol

@@ -19,6 +19,7 @@ TASKS: list[tuple[str, dict[str, Any]]] = [
     ("Maze", {"layout": "U"}),
     ("Maze", {"layout": "medium"}),
     ("Maze", {"layout": "random"}),
+    ("GranularChips", {}),
 ]
 EPISODE = 100
 
