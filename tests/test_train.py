@@ -17,7 +17,14 @@ import torch
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.collect import CollectConfig, collect
 from worldmodel.errors import UserError
-from worldmodel.predictor import DataSpec, ModelConfig, Points, WorldModel, patch_places
+from worldmodel.predictor import (
+    Components,
+    DataSpec,
+    ModelConfig,
+    Points,
+    WorldModel,
+    patch_places,
+)
 from worldmodel.train import LossConfig, OptimConfig, PointDecoder, TrainConfig, Trainer
 
 SMALL = ModelConfig(tokens=2, dim=8, width=32, depth=1, heads=2)
@@ -141,6 +148,40 @@ def test_points_are_trained_saved_and_loaded(maze: Path) -> None:
     torch.testing.assert_close(
         model.project(tokens), trainer.average.project(tokens), rtol=0, atol=0.1
     )
+
+
+def test_components_keep_what_varies_and_its_distances() -> None:
+    """Tokens that vary in two directions, more in one of them, and besides from patch to patch."""
+    g = torch.Generator().manual_seed(0)
+    spec = DataSpec(9, 12, (-1.0,), (1.0,), (0.0,), (1.0,))
+    axes = torch.linalg.qr(torch.randn(12, 2, generator=g))[0].T
+    where = 50 * torch.randn(9, 12, generator=g)
+    tokens = (torch.randn(400, 9, 2, generator=g) * torch.tensor([3.0, 1.0])) @ axes + where
+    components = Components(spec, 9, 2)
+    components.fit(tokens)
+    z = components(tokens)
+    apart, seen = (tokens[:200] - tokens[200:]).norm(dim=-1), (z[:200] - z[200:]).norm(dim=-1)
+    torch.testing.assert_close(seen / seen.mean(), apart / apart.mean(), rtol=1e-3, atol=1e-3)
+    assert (z - z.mean(0)).std() == pytest.approx(1.0, abs=0.01)
+    one = Components(spec, 9, 1)
+    one.fit(tokens)
+    alignment = one.basis[:, 0] @ axes[0] / one.basis.norm()
+    assert alignment.abs() > 0.99
+    with pytest.raises(UserError, match="use tokens 9"):
+        Components(spec, 8, 2)
+
+
+def test_components_are_fixed_from_the_beginning_saved_and_loaded(maze: Path) -> None:
+    settings = config(maze, "components", steps=3)
+    model = ModelConfig(
+        tokens=64, dim=3, width=32, depth=1, projector="components", predictor="mlp"
+    )
+    trainer = Trainer(replace(settings, model=model))
+    basis = trainer.model.projector.basis.clone()
+    assert "reconstruct" not in trainer.train_step() and basis.std() > 0
+    trainer.save()
+    kept, _, _ = load_checkpoint(str(maze / "components" / "checkpoint"))
+    torch.testing.assert_close(kept.projector.basis, basis, rtol=0.01, atol=1e-3)
 
 
 def test_coordinates_are_found_taught_and_kept(maze: Path) -> None:

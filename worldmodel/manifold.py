@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from worldmodel.cli import Progress, progress
 from worldmodel.errors import UserError
-from worldmodel.predictor import Coordinates
+from worldmodel.predictor import Coordinates, principal_axes
 
 Array = NDArray[Any]
 
@@ -140,8 +140,7 @@ def principal_components(tokens: Array, channels: int = 48, components: int = 51
 
     sample = torch.cat(list(batches(max(1, len(tokens) // 2700))))
     mean = sample.mean(0)
-    patches = (sample - mean).flatten(0, 1).double()
-    basis = torch.linalg.eigh(patches.T @ patches)[1][:, -channels:].float()
+    basis = principal_axes((sample - mean).flatten(0, 1), channels)
     basis /= ((sample - mean) @ basis).flatten(0, 1).std(0).clamp_min(1e-6)
     images = ((sample - mean) @ basis).flatten(1)
     axes = torch.pca_lowrank(images, min(components, *images.shape))[2]

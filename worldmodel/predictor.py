@@ -3,8 +3,9 @@
     tokens [B, N, C] --projector--> z [B, P, D] --predictor (actions, proprio)--> next z, proprio
 
 The encoder's tokens are projected to few latents, so that imagining is cheap: planning cost is
-proportional to the number of tokens. The projector (an MLP, or points by attention) is trained
-together with the predictor (a transformer or an MLP), as `worldmodel.train` says. Beside what it
+proportional to the number of tokens. The projector (an MLP, points by attention, or principal
+components) is trained together with the predictor (a transformer or an MLP), as `worldmodel.train`
+says. Beside what it
 finds, a frame may have coordinates along the manifold of logged frames (`worldmodel.manifold`).
 """
 
@@ -34,7 +35,8 @@ class ModelConfig:
         heads: attention heads of the transformer.
         context: frames the predictor sees, K.
         frameskip: primitive actions per model step, F.
-        projector: how tokens become latents: "mlp" (`Projector`) or "points" (`Points`).
+        projector: how tokens become latents: "mlp" (`Projector`), "points" (`Points`) or
+            "components" (`Components`), which needs one latent token for each patch.
         coordinates: how many of the channels of a latent token, its last ones, are coordinates
             along the manifold of frames (`worldmodel.manifold`), which no other latents have:
             needs 1 token.
@@ -48,7 +50,7 @@ class ModelConfig:
     heads: int = 4
     context: int = 3
     frameskip: int = 5
-    projector: Literal["mlp", "points"] = "mlp"
+    projector: Literal["mlp", "points", "components"] = "mlp"
     coordinates: int = 0
 
     def __post_init__(self) -> None:
@@ -139,6 +141,37 @@ class Points(nn.Module):
         return self.SPREAD * points.flatten(-2).unflatten(-1, self.shape)
 
 
+class Components(nn.Module):
+    """Patch tokens ``[B, N, C]`` to their leading principal components ``[B, N, D]``.
+
+    Distances between such latents are those between tokens, as far as D components keep them. What
+    is scattered over the image, with no places to name, is compared patch by patch.
+    """
+
+    mean: Tensor
+    basis: Tensor
+
+    def __init__(self, spec: DataSpec, tokens: int, dim: int):
+        super().__init__()
+        if tokens != spec.num_tokens or dim > spec.token_dim:
+            raise UserError(
+                f"{tokens} latent tokens of dim {dim} cannot be components of {spec.num_tokens} "
+                f"patch tokens of {spec.token_dim}: use tokens {spec.num_tokens}"
+            )
+        self.register_buffer("mean", torch.zeros(spec.token_dim))
+        self.register_buffer("basis", torch.zeros(spec.token_dim, dim))
+
+    def fit(self, sample: Tensor) -> None:
+        """Find the components of the tokens ``[M, N, C]`` of some frames."""
+        self.mean.copy_(sample.mean((0, 1)))
+        # What does not change, such as where a patch is, says nothing.
+        axes = principal_axes((sample - sample.mean(0)).flatten(0, 1), self.basis.shape[1])
+        self.basis.copy_(axes / ((sample - sample.mean(0)) @ axes).std().clamp_min(1e-6))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return ((tokens - self.mean) @ self.basis).float()
+
+
 class Coordinates(Projector):
     """Patch tokens ``[B, N, C]`` to coordinates along the manifold of frames ``[B, 1, D]``, which
     `worldmodel.manifold` teaches it. Until then, when `scale` is 0, they are 0."""
@@ -154,6 +187,12 @@ class Coordinates(Projector):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.scale * super().forward(tokens)
+
+
+def principal_axes(vectors: Tensor, count: int) -> Tensor:
+    """The directions ``[C, count]`` in which `vectors` ``[M, C]`` vary most, the last one most."""
+    centred = vectors.double() - vectors.double().mean(0)
+    return torch.linalg.eigh(centred.T @ centred)[1][:, -count:].float()
 
 
 def patch_places(num_tokens: int) -> Tensor:
@@ -280,8 +319,8 @@ class WorldModel(nn.Module):
         p, d, w = config.tokens, config.dim, config.width
         proprio = len(spec.proprio_mean)
         numbers = config.context * (config.frameskip * len(spec.action_low) + proprio)
-        kind = Points if config.projector == "points" else Projector
-        self.projector = kind(spec, p, d - config.coordinates)
+        kinds = {"mlp": Projector, "points": Points, "components": Components}
+        self.projector = kinds[config.projector](spec, p, d - config.coordinates)
         self.coordinates = Coordinates(spec, config.coordinates) if config.coordinates else None
         self.predictor = (MLP if config.predictor == "mlp" else Transformer)(
             config, numbers, proprio

@@ -54,7 +54,15 @@ from worldmodel.data import Dataset, LatentCache, open_dataset, split
 from worldmodel.encoder import load_encoder
 from worldmodel.errors import UserError
 from worldmodel.manifold import hidden_coordinates, teach
-from worldmodel.predictor import DataSpec, ModelConfig, Points, WorldModel, patch_places
+from worldmodel.predictor import (
+    Components,
+    DataSpec,
+    ModelConfig,
+    Points,
+    WorldModel,
+    patch_places,
+    principal_axes,
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,8 @@ class TrainConfig:
         out: folder for the checkpoint, metrics and training state.
         cache: folder for cached latents.
         steps: optimiser steps.
-        joint: share of the steps that train the latents too; after that they are fixed.
+        joint: share of the steps that train the latents too; after that they are fixed. Components
+            are fixed from the beginning.
         batch: clips per step.
         horizon: model steps that planners imagine by default; stored in the checkpoint.
         held_out: share of episodes kept for validation.
@@ -275,9 +284,7 @@ class Heads(nn.Module):
         points = config.projector == "points"
         # Points learn to follow small things, too, if rarer components weigh as much.
         channels = min(48 if points else 12, spec.token_dim)
-        flat = sample.flatten(0, 1).double()
-        centred = flat - flat.mean(0)
-        basis = torch.linalg.eigh(centred.T @ centred)[1][:, -channels:].float()
+        basis = principal_axes(sample.flatten(0, 1), channels)
         target = (sample - sample.mean(0)) @ basis
         self.register_buffer("basis", basis)
         self.register_buffer("mean", sample.mean(0))
@@ -340,6 +347,8 @@ class Trainer:
         self.model = WorldModel(c.model, self.spec).to(self.device)
         sample = self.episodes.clips(self.episodes.train, 512, 2, np.random.default_rng(c.seed))
         tokens = sample["frames"].float().flatten(0, 1).to(self.device)
+        if isinstance(self.model.projector, Components):
+            self.model.projector.fit(tokens)
         self.heads = Heads(c.model, self.spec, tokens).to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizers = self._optimizers()
@@ -472,7 +481,8 @@ class Trainer:
         """One update. Everything random depends on the seed and the step alone, so a resumed run
         repeats an uninterrupted one to the last bit."""
         c = self.config
-        if not self.fixed and self.step >= c.joint * c.steps:
+        joint = 0.0 if c.model.projector == "components" else c.joint
+        if not self.fixed and self.step >= joint * c.steps:
             self.fix_latents()
         rng = np.random.default_rng((c.seed, self.step))
         frames = c.model.context + c.loss.rollout
