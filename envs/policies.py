@@ -34,7 +34,7 @@ def make_policy(env: gym.Env[Any, Any], name: str, rng: np.random.Generator) -> 
         return PushExplorer(rng, float(space.high[0]), wild=0.5 if name == "wild" else 0.0)
     if name != "random" and isinstance(env.unwrapped, MazeEnv):
         return RandomWalk(rng, space, persistence=8.0)
-    if name == "explore" and isinstance(env.unwrapped, GranularChipsEnv):
+    if name != "random" and isinstance(env.unwrapped, GranularChipsEnv):
         return lambda obs, info: stroke_at_chips(rng, info["state"]).astype(np.float32)
     return RandomWalk(rng, space, persistence=2.0)
 

@@ -568,6 +568,18 @@ def test_chips_that_cannot_be(wrong: dict[str, Any]) -> None:
 
 
 # -------------------------------------------------------------------------------------- policies
+@pytest.mark.parametrize("name", ["explore", "wild"])
+def test_strokes_of_exploration_go_where_chips_are(make: Make, name: str) -> None:
+    env = make("GranularChips", chips=5, image_size=16)
+    policy = make_policy(env, name, np.random.default_rng(0))
+    touched = []
+    obs, info = env.reset(seed=0)
+    for _ in range(20):
+        obs, _, _, _, info = env.step(policy(obs, info))
+        touched.append(info["contact"])
+    assert np.mean(touched) > 0.9
+
+
 def test_exploration_touches_the_block_most_of_the_time_and_keeps_it_off_the_walls(
     make: Make,
 ) -> None:

@@ -164,9 +164,9 @@ class Components(nn.Module):
     def fit(self, sample: Tensor) -> None:
         """Find the components of the tokens ``[M, N, C]`` of some frames."""
         self.mean.copy_(sample.mean((0, 1)))
-        # What does not change, such as where a patch is, says nothing.
-        axes = principal_axes((sample - sample.mean(0)).flatten(0, 1), self.basis.shape[1])
-        self.basis.copy_(axes / ((sample - sample.mean(0)) @ axes).std().clamp_min(1e-6))
+        varies = sample - sample.mean(0)  # what does not, such as where a patch is, says nothing
+        axes = principal_axes(varies.flatten(0, 1), self.basis.shape[1])
+        self.basis.copy_(axes / (varies @ axes).std().clamp_min(1e-6))
 
     def forward(self, tokens: Tensor) -> Tensor:
         return ((tokens - self.mean) @ self.basis).float()
