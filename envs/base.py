@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import copy
 import ctypes
 import ctypes.util
 import importlib
@@ -15,7 +16,7 @@ import importlib.util
 import os
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -39,10 +40,18 @@ class TopDownEnv(gym.Env[Obs, Array]):
 
     ``reset(options={"state": ..., "goal_state": ...})`` restores either exactly. The reward is
     1 on success and 0 otherwise; episodes end by truncation only.
+
+    ``reset(options={"variation": ["background", "light"]})`` changes the look of the world or its
+    friction until the next reset, by amounts that the seed decides: how ``variations`` says. Goal
+    images of `render_state` show the changed world, too.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     task: ClassVar[str]
+    variations: ClassVar[tuple[str, ...]] = ("background", "object", "light", "camera", "friction")
+    """What ``reset`` can change: the colour of the ground; the colour of what is to be moved; the
+    brightness, by a factor of 0.6 to 1.2; the place of the camera, by up to 2 % of the image along
+    each side; all friction, by a factor of 0.5 to 2."""
     action_space: spaces.Box
     state_names: ClassVar[tuple[str, ...]]
     proprio_names: ClassVar[tuple[str, ...]]
@@ -63,6 +72,7 @@ class TopDownEnv(gym.Env[Obs, Array]):
         self.image_size = int(image_size)
         self.model = mujoco.MjModel.from_xml_string(xml)
         self.data = mujoco.MjData(self.model)
+        self._usual = copy.copy(self.model)  # what variations start from
         self.substeps = round(CONTROL_DT / self.model.opt.timestep)
         self.action_space = spaces.Box(
             np.asarray(low, np.float32), np.asarray(high, np.float32), dtype=np.float32
@@ -108,23 +118,38 @@ class TopDownEnv(gym.Env[Obs, Array]):
         """Whether the robot touches what it can move or bump into."""
         raise NotImplementedError
 
+    def objects(self) -> list[int]:
+        """The geoms of what is to be moved, by MuJoCo's ids."""
+        raise NotImplementedError
+
     # Gymnasium -----------------------------------------------------------------------------
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
         """Start an episode from a random state, or from ``options["state"]``, towards a random
-        goal, or ``options["goal_state"]``."""
+        goal, or ``options["goal_state"]``, in a world changed by ``options["variation"]``: one or
+        several of ``variations``."""
         super().reset(seed=seed)
         options = options or {}
-        unknown = set(options) - {"state", "goal_state"}
+        unknown = set(options) - {"state", "goal_state", "variation"}
         if unknown:
-            raise ValueError(f"unknown reset options {sorted(unknown)}; use 'state', 'goal_state'")
+            raise ValueError(
+                f"unknown reset options {sorted(unknown)}; use 'state', 'goal_state', 'variation'"
+            )
+        variation = options.get("variation") or ()
+        names = (variation,) if isinstance(variation, str) else tuple(variation)
+        if strange := [name for name in names if name not in self.variations]:
+            raise ValueError(
+                f"{self.task} has no variation {strange[0]!r}; use {', '.join(self.variations)}"
+            )
+        self._vary(())  # the task is drawn in the usual world
         # Both are always drawn, so that giving one does not change the other.
         state, goal = self._sample_task()
         self._goal = self._checked(options.get("goal_state", goal), "goal_state")
         mujoco.mj_resetData(self.model, self.data)
         self._touched = False
+        self._vary(names)
         self.set_state(self._checked(options.get("state", state), "state"))
         return self._observe(), self._info()
 
@@ -173,6 +198,32 @@ class TopDownEnv(gym.Env[Obs, Array]):
 
     def _sample_task(self) -> tuple[Array, Array]:
         return self.sample_state(self.np_random), self.sample_state(self.np_random)
+
+    def _vary(self, names: Sequence[str]) -> None:
+        """Make the world as usual, but for what `names` says."""
+        model, usual, rng = self.model, self._usual, self.np_random
+        model.geom_rgba[:, :3] = usual.geom_rgba[:, :3]
+        model.geom_friction[:] = usual.geom_friction
+        model.dof_frictionloss[:] = usual.dof_frictionloss
+        model.cam_pos[:] = usual.cam_pos
+        light, usual_light = model.vis.headlight, usual.vis.headlight
+        light.ambient[:], light.diffuse[:] = usual_light.ambient, usual_light.diffuse
+        if "background" in names:
+            ground = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
+            model.geom_rgba[ground, :3] = rng.uniform(0.3, 1.0, 3)
+        if "object" in names:
+            model.geom_rgba[self.objects(), :3] = rng.uniform(0.1, 0.9, 3)
+        if "light" in names:
+            brightness = rng.uniform(0.6, 1.2)
+            light.ambient[:] *= brightness
+            light.diffuse[:] *= brightness
+        if "camera" in names:
+            view = model.cam_fovy[0]  # metres, for an orthographic camera
+            model.cam_pos[:, :2] += rng.uniform(-0.02, 0.02, 2) * view
+        if "friction" in names:
+            factor = 2.0 ** rng.uniform(-1.0, 1.0)
+            model.geom_friction[:, 0] *= factor
+            model.dof_frictionloss[:] *= factor
 
     @contextlib.contextmanager
     def _undisturbed(self) -> Iterator[None]:

@@ -107,6 +107,9 @@ class GranularChipsEnv(TopDownEnv):
     def contact(self) -> bool:
         return bool((self.data.contact.geom == self._blade).any())
 
+    def objects(self) -> list[int]:
+        return [int(self.model.geom(f"chip{i}").id) for i in range(self.chips)]
+
     # A step is a stroke --------------------------------------------------------------------
     def apply(self, action: Array) -> None:
         first, last = action[:2], action[2:]
@@ -238,7 +241,7 @@ def _xml(chips: int, rim: bool) -> str:
     bodies = "\n".join(
         f'<body name="chip{i}" pos="0 0 {CHIP / 2}">'
         f'<joint type="slide" axis="1 0 0"/><joint type="slide" axis="0 1 0"/>'
-        f'<geom class="chip"/></body>'
+        f'<geom name="chip{i}" class="chip"/></body>'
         for i in range(chips)
     )
     walls = "\n".join(

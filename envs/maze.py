@@ -35,6 +35,7 @@ class MazeEnv(TopDownEnv):
     """
 
     task = "Maze"
+    variations: ClassVar = ("background", "object", "light", "camera")  # nothing rubs here
     state_names: ClassVar = ("x", "y", "vx", "vy", "layout_seed")
     proprio_names: ClassVar = ("x", "y", "vx", "vy")
 
@@ -96,6 +97,9 @@ class MazeEnv(TopDownEnv):
 
     def contact(self) -> bool:
         return bool((self.data.contact.geom == self._ball).any())
+
+    def objects(self) -> list[int]:
+        return [self._ball]
 
     def _set_layout(self, seed: int) -> None:
         """Raise the walls of layout ``seed``; the walls of empty cells wait below the floor."""

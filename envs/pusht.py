@@ -150,3 +150,6 @@ class PushTEnv(TopDownEnv):
     def contact(self) -> bool:
         pairs = self.data.contact.geom
         return any(self._tip in pair and self._block & set(pair) for pair in pairs.tolist())
+
+    def objects(self) -> list[int]:
+        return sorted(self._block)

@@ -207,6 +207,42 @@ def test_render_state_shows_that_state(make: Make) -> None:
     assert not np.array_equal(world.render_state(turned), obs["pixels"])
 
 
+# ------------------------------------------------------------------------------------ variations
+@each
+def test_variations_change_the_look_or_the_friction_alone_and_until_the_next_reset(
+    make: Make, name: str, kwargs: dict[str, Any]
+) -> None:
+    env = make(name, **kwargs)
+    world: Any = env.unwrapped
+    usual, info = env.reset(seed=2)
+    actions = explore(env, 2, 20)[0]  # these touch the block
+    path = world.physics(info["state"], np.stack(actions))
+    for variation in world.variations:
+        options = {"variation": variation}
+        (changed, told), (again, _) = (env.reset(seed=2, options=options) for _ in range(2))
+        np.testing.assert_array_equal(changed["pixels"], again["pixels"])
+        for key in ("state", "goal_state"):
+            np.testing.assert_array_equal(told[key], info[key])
+        looks_same = np.array_equal(changed["pixels"], usual["pixels"])
+        moves_same = np.array_equal(world.physics(info["state"], np.stack(actions)), path)
+        assert (looks_same, moves_same) == (variation == "friction", variation != "friction")
+        np.testing.assert_array_equal(world.render_state(info["state"]), changed["pixels"])
+    after, _ = env.reset(seed=2)
+    np.testing.assert_array_equal(after["pixels"], usual["pixels"])
+    np.testing.assert_array_equal(world.physics(info["state"], np.stack(actions)), path)
+
+
+def test_several_variations_at_once_and_each_episode_its_own(make: Make) -> None:
+    env = make("PushT")
+    both = {"variation": ["background", "object"]}
+    first, second = (env.reset(seed=seed, options=both)[0]["pixels"] for seed in (0, 1))
+    corner = (slice(0, 8), slice(0, 8))
+    assert (first[corner] != second[corner]).any()
+    alone, _ = env.reset(seed=0, options={"variation": "background"})
+    np.testing.assert_array_equal(alone["pixels"][corner], first[corner])
+    assert (alone["pixels"] != first).any()
+
+
 # ------------------------------------------------------------------------------------- bad input
 @each
 @pytest.mark.parametrize("action", [[np.nan, 0.0], [np.inf, 0.0], [0.0], [[0.0, 0.0]], 0.0])
@@ -236,6 +272,8 @@ def test_actions_are_clipped_to_their_bounds(make: Make, name: str, kwargs: dict
         ("PushT", {"goal_state": np.full(10, np.nan)}, "goal_state .*finite"),
         ("Maze", {"state": np.zeros(4)}, r"shape \(4,\).*layout_seed"),
         ("Maze", {"state": [0.4, 0.9, 0, 0, 3]}, "layout_seed is 3.0"),
+        ("PushT", {"variation": "colour"}, "Push-T has no variation 'colour'; use background"),
+        ("Maze", {"variation": ["light", "friction"]}, "Maze has no variation 'friction'"),
     ],
 )
 def test_reset_options_that_make_no_sense(

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from tiny import tiny_checkpoint
 
-from worldmodel import evaluate, tasks
+from worldmodel import evaluate, gallery, tasks
 from worldmodel.collect import episode_seed
 from worldmodel.errors import UserError
 from worldmodel.tasks import Task, load_goal, make_env, sample_tasks, save_goal
@@ -283,6 +283,71 @@ def test_the_ceiling_reaches_what_can_be_reached(checkpoint: Path, pusht: Any) -
         assert apart.min() < 0.5 * apart[0]
 
 
+def test_seeds_share_the_episodes_each_with_its_own_tasks(checkpoint: Path) -> None:
+    both = run(checkpoint, episodes=4, seeds=2, goal_offset=5)
+    for at, seed in enumerate((0, 1)):
+        one = run(checkpoint, episodes=2, seed=seed, goal_offset=5)
+        for name in ("success_any", "success_final"):
+            assert both["per_seed"][name][at] == one[name]["rate"]
+    assert both["episodes"] == 4
+    assert both["success_any"]["rate"] == np.mean(both["per_seed"]["success_any"])
+    assert "2 seeds (0: " in evaluate.table(both)
+
+
+def test_a_variation_reaches_the_camera_the_goal_image_and_the_floor(
+    pusht: Any,
+) -> None:
+    class Spy:
+        """Sees what the agent sees, and acts not."""
+
+        def reset(self, goals: Any, seed: int) -> None:
+            self.goals = goals
+
+        def act(self, obs: Any) -> Any:
+            self.seen = obs["pixels"]
+            return np.zeros((len(self.seen), 2), np.float32)
+
+    some, spy = sample_tasks(pusht, 1, 0, 5), Spy()
+    corner = (0, slice(0, 8), slice(0, 8))
+    evaluate.run_agent(spy, [pusht], some, 2)  # type: ignore[arg-type]
+    usual = spy.seen[corner]
+    evaluate.run_agent(spy, [pusht], some, 2, variation=("background",))  # type: ignore[arg-type]
+    assert (spy.seen[corner] != usual).all()
+    np.testing.assert_array_equal(spy.goals[corner], spy.seen[corner])
+
+    def floor(variation: Any) -> Any:
+        tasks = sample_tasks(pusht, 6, 0, 25)
+        return np.stack(evaluate.run_random(pusht, tasks, 50, 0, variation))
+
+    assert (floor(()) == floor(("light",))).all()
+    assert (floor(()) != floor(("friction",))).any()
+
+
+def test_the_gallery_shows_the_worst_first(pusht: Any, tmp_path: Path) -> None:
+    goal = np.array([0.1, 0.1, 0.25, 0.25, 0, 0, 0, 0, 0, 0.0])
+    near, far = goal.copy(), goal.copy()
+    near[2] += 0.03
+    far[4] = 2.0
+    task = Task(far, goal, 0)
+    paths = [np.stack(path) for path in ([far, goal], [far, far], [near, near], [far, goal, near])]
+    paths = [np.concatenate([path, path[-1:]])[:3] for path in paths]
+    outcomes = evaluate.judge(pusht, paths, [task] * 4)
+    assert gallery.worst(pusht, paths, [task] * 4, outcomes) == [1, 2, 3, 0]
+    assert gallery.worst(pusht, paths, [task] * 4, outcomes, 2) == [1, 2]
+    gallery.save_failures(tmp_path / "bad", pusht, paths, [task] * 4, outcomes)
+    names = sorted(path.name for path in (tmp_path / "bad").iterdir())
+    assert names == ["01.gif", "02.gif", "03.gif", "04.gif", "README.md"]
+    rows = (tmp_path / "bad" / "README.md").read_text().splitlines()[4:]
+    assert "| 1 | 0 | never | 0.0 > 0.0 | 0.0 > 0.0 | 114.6 > 114.6 |" in rows[0]
+    assert "| at step 1 | 0.0 > 0.0 | 0.0 > 30.0 |" in rows[2]
+    assert "| at step 1, to the end |" in rows[3]
+    with Image.open(tmp_path / "bad" / "01.gif") as animation:
+        assert animation.n_frames == 3  # type: ignore[attr-defined]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make folder"):
+        gallery.save_failures(tmp_path / "file" / "x", pusht, paths, [task] * 4, outcomes)
+
+
 def test_wrong_checkpoints_and_settings_are_refused(
     checkpoint: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -294,6 +359,8 @@ def test_wrong_checkpoints_and_settings_are_refused(
         (["--env", PUSHT, *common, "--ceiling_episodes", "3"], "must be 0 to 2"),
         (["--env", PUSHT, *common, "--out", str(tmp_path / "no" / "r.json")], "no folder"),
         (["--env", PUSHT, *common, "--execute", "15"], "execute is 15"),
+        (["--env", PUSHT, *common, "--seeds", "3"], "2 episodes cannot be shared by 3 seeds"),
+        (["--env", PUSHT, *common, "--variation", "colour"], "no variation 'colour'"),
     ):
         assert evaluate.main(arguments) == 2
         said = capsys.readouterr().err

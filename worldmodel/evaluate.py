@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 
 import planners
-from envs import chips, maze, pusht
 from envs.policies import make_policy
 from planners import Budget, Planner, Problem, Trajectory
 from worldmodel.agent import Agent, AgentConfig, make_planner
@@ -33,10 +32,19 @@ from worldmodel.cli import Progress, atomic_write_json, parse_config
 from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
-from worldmodel.tasks import Task, check_fits, has_random_goals, make_env, sample_tasks
+from worldmodel.gallery import save_failures
+from worldmodel.judge import Outcomes, judge, judged_distance, mean_of, rate_of
+from worldmodel.tasks import (
+    Task,
+    begin,
+    check_fits,
+    has_random_goals,
+    make_env,
+    render,
+    sample_tasks,
+)
 
 Array = NDArray[Any]
-Z95 = 1.959964  # standard deviations on either side that hold 95 % of a normal distribution
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,11 @@ class EvaluateConfig:
     """Tasks."""
     seed: int = 0
     """Of tasks, planner and random actions."""
+    seeds: int = 1
+    """How many seeds, from `seed` on, share the episodes: each has its own tasks and planning."""
+    variation: str | None = None
+    """What the environments change in every episode: background, object, light, camera or friction,
+    or several of them, as background,light."""
     budget_steps: int = 50
     """Environment steps of every episode."""
     goal_offset: int = 25
@@ -91,84 +104,26 @@ class EvaluateConfig:
     """Plans of a single episode that are timed."""
     out: Path | None = None
     """JSON file to write."""
+    failures: Path | None = None
+    """Folder for a gallery of the worst ten episodes, as GIFs with their numbers."""
     record: str | None = None
     """Name under which to keep the result in the checkpoint's config.json as well."""
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "budget_steps", "batch", "timed_plans", "ceiling_samples"):
+        for name in ("episodes", "seeds", "budget_steps", "batch", "timed_plans"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.ceiling_samples < 1:
+            raise UserError(f"ceiling_samples is {self.ceiling_samples}: it must be at least 1")
+        if self.episodes % self.seeds:
+            raise UserError(
+                f"{self.episodes} episodes cannot be shared by {self.seeds} seeds: use a multiple"
+            )
         for name in ("random_episodes", "ceiling_episodes"):
             if not 0 <= (getattr(self, name) or 0) <= self.episodes:
                 raise UserError(
                     f"{name} is {getattr(self, name)}: it must be 0 to {self.episodes} (episodes)"
                 )
-
-
-@dataclass(frozen=True, eq=False)
-class Outcomes:
-    """What became of n tasks: bool ``[n]`` each; `block` ones only where the task has a block.
-    `chamfer`, where it has chips: Chamfer distance at the start and at the end ``[2, n]``."""
-
-    success_any: Array
-    success_final: Array
-    block_any: Array | None = None
-    block_final: Array | None = None
-    chamfer: Array | None = None
-
-
-# ---------------------------------------------------------------------------------- the judge
-def judge(env: gym.Env[Any, Any], paths: Sequence[Array], tasks: Sequence[Task]) -> Outcomes:
-    """Success of paths of states, each ``[steps + 1, Ds]`` from a task's start on."""
-    world: Any = env.unwrapped
-
-    def solved(success: Any) -> Array:
-        """Whether each task was solved after each step, bool [n, steps]."""
-        return np.array(
-            [
-                [success(state, task.goal_state) for state in path[1:]]
-                for path, task in zip(paths, tasks, strict=True)
-            ]
-        )
-
-    both = solved(world.success)
-    if isinstance(world, chips.GranularChipsEnv):
-        ends = [
-            [
-                world.chamfer(path[at], task.goal_state)
-                for path, task in zip(paths, tasks, strict=True)
-            ]
-            for at in (0, -1)
-        ]
-        return Outcomes(np.any(both, 1), both[:, -1], chamfer=np.array(ends))
-    if not hasattr(world, "block_success"):
-        return Outcomes(np.any(both, 1), both[:, -1])
-    block = solved(world.block_success)
-    return Outcomes(np.any(both, 1), both[:, -1], np.any(block, 1), block[:, -1])
-
-
-def wilson(successes: int, episodes: int) -> dict[str, float]:
-    """A rate and its Wilson (1927) 95 % interval: sound near 0 and 1 and for few episodes."""
-    rate = successes / episodes
-    scale = 1 + Z95**2 / episodes
-    middle = (rate + Z95**2 / (2 * episodes)) / scale
-    half = Z95 / scale * np.sqrt(rate * (1 - rate) / episodes + Z95**2 / (4 * episodes**2))
-    low = 0.0 if successes == 0 else max(0.0, float(middle - half))
-    high = 1.0 if successes == episodes else min(1.0, float(middle + half))
-    return {"rate": rate, "low": low, "high": high}
-
-
-def mean_of(values: Array) -> dict[str, float]:
-    """A mean and its bootstrap 95 % interval (percentiles of 10,000 resamples)."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(values, (10_000, len(values))).mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
-
-
-def rate_of(success: Array) -> dict[str, float]:
-    """`wilson` of bool ``[n]``."""
-    return wilson(int(success.sum()), len(success))
 
 
 # ------------------------------------------------------------------------- agent, floor, ceiling
@@ -178,6 +133,7 @@ def run_agent(
     tasks: Sequence[Task],
     budget_steps: int,
     seed: int = 0,
+    variation: Sequence[str] = (),
 ) -> list[Array]:
     """Let `agent` work on the tasks, as many at once as there are environments.
 
@@ -192,13 +148,9 @@ def run_agent(
             batch = tasks[start : start + len(envs)]
             active = envs[: len(batch)]
             pairs = list(zip(active, batch, strict=True))
-            worlds: list[tuple[Any, Task]] = [(env.unwrapped, task) for env, task in pairs]
-            goals = [world.render_state(task.goal_state) for world, task in worlds]
+            seen = [begin(env, task, variation) for env, task in pairs]
+            goals = [render(env, task.goal_state) for env, task in pairs]
             agent.reset(np.stack(goals), seed=mix(seed, number))
-            seen = [
-                env.reset(seed=task.env_seed, options={"state": task.start_state})
-                for env, task in pairs
-            ]
             states = [[info["state"] for _, info in seen]]
             observations = [obs for obs, _ in seen]
             for _ in range(budget_steps):
@@ -213,34 +165,21 @@ def run_agent(
 
 
 def run_random(
-    env: gym.Env[Any, Any], tasks: Sequence[Task], budget_steps: int, seed: int
+    env: gym.Env[Any, Any],
+    tasks: Sequence[Task],
+    budget_steps: int,
+    seed: int,
+    variation: Sequence[str] = (),
 ) -> list[Array]:
     """The states of random behaviour, which needs no camera: ``[budget_steps + 1, Ds]`` each."""
     world: Any = env.unwrapped
     paths = []
     for number, task in enumerate(show_progress(tasks, len(tasks), "random", "episode")):
+        begin(env, task, variation)
         policy = make_policy(env, "random", np.random.default_rng([seed, number]))
         actions = np.stack([policy(None, {}) for _ in range(budget_steps)])
         paths.append(world.physics(task.start_state, actions))
     return paths
-
-
-def judged_distance(env: gym.Env[Any, Any], states: Array, goal: Array) -> Array:
-    """Squared distance of states ``[..., Ds]`` to `goal`, in units of what success tolerates."""
-    world = env.unwrapped
-    if isinstance(world, pusht.PushTEnv):
-        position = np.linalg.norm(states[..., :4] - goal[:4], axis=-1) / pusht.POSITION_TOLERANCE
-        angle = (states[..., 4] - goal[4] + np.pi) % (2 * np.pi) - np.pi
-        squared: Array = position**2 + (angle / pusht.ANGLE_TOLERANCE) ** 2
-        return squared
-    if isinstance(world, maze.MazeEnv):
-        squared = ((states[..., :2] - goal[:2]) ** 2).sum(-1) / (maze.CELL / 2) ** 2
-        return squared
-    if isinstance(world, chips.GranularChipsEnv):
-        apart = [world.chamfer(state, goal) for state in states.reshape(-1, states.shape[-1])]
-        squared = np.reshape(apart, states.shape[:-1]) ** 2
-        return squared
-    raise UserError(f"{env.spec and env.spec.id} has no known distance: use --ceiling_episodes 0")
 
 
 def run_ceiling(
@@ -251,6 +190,7 @@ def run_ceiling(
     agent: Agent,
     budget_steps: int,
     seed: int,
+    variation: Sequence[str] = (),
 ) -> list[Array]:
     """The agent's loop with the simulator for a model and the judge's distance for a cost.
 
@@ -261,6 +201,7 @@ def run_ceiling(
     low, high = agent.low.double().cpu(), agent.high.double().cpu()
     paths = []
     for number, task in enumerate(show_progress(tasks, len(tasks), "ceiling", "episode")):
+        begin(env, task, variation)
         generator = torch.Generator().manual_seed(mix(seed, number))
         path, warm_start = [task.start_state], None
 
@@ -296,9 +237,8 @@ def time_plans(
     Batched planning spreads its costs; a robot is alone, so `count` single plans are timed, each
     from a fresh start, after one to warm up. plan_ms includes encoding the frame.
     """
-    world: Any = env.unwrapped
-    obs, _ = env.reset(seed=task.env_seed, options={"state": task.start_state})
-    goal = world.render_state(task.goal_state)
+    obs, _ = begin(env, task, ())
+    goal = render(env, task.goal_state)
     plan_ms, encode_ms = [], []
     for number in range(count + 1):
         agent.reset(goal, seed=number)
@@ -342,20 +282,39 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     envs = [make_env(config.env, kwargs, info.image_size) for _ in range(count)]
     try:
         check_fits(envs[0], info)
-        tasks = sample_tasks(envs[0], config.episodes, config.seed, config.goal_offset)
+        variation = _variation(envs[0], config.variation)
+        share = config.episodes // config.seeds
+        tasks_of = {
+            seed: sample_tasks(envs[0], share, seed, config.goal_offset)
+            for seed in range(config.seed, config.seed + config.seeds)
+        }
+        tasks = [task for some in tasks_of.values() for task in some]
         plan_ms, encode_ms, model_calls = time_plans(agent, envs[0], tasks[0], config.timed_plans)
-        paths = run_agent(agent, envs, tasks, config.budget_steps, config.seed)
+        paths = []
+        for seed, some in tasks_of.items():
+            paths += run_agent(agent, envs, some, config.budget_steps, seed, variation)
         ours = judge(envs[0], paths, tasks)
+        if config.failures is not None:
+            save_failures(config.failures, envs[0], paths, tasks, ours, variation)
         result: dict[str, Any] = {
             "env": config.env,
             "checkpoint": checkpoint,
             "planner": config.planner,
             "episodes": config.episodes,
             "seed": config.seed,
+            "seeds": config.seeds,
+            "variation": list(variation),
             "budget_steps": config.budget_steps,
             "goal_offset": None if has_random_goals(envs[0]) else config.goal_offset,
             "success_any": rate_of(ours.success_any),
             "success_final": rate_of(ours.success_final),
+            "per_seed": {
+                name: values.reshape(config.seeds, share).mean(1).tolist()
+                for name, values in (
+                    ("success_any", ours.success_any),
+                    ("success_final", ours.success_final),
+                )
+            },
             "random": None,
             "ceiling": None,
             "plan_ms": plan_ms,
@@ -380,7 +339,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
         few = config.episodes if config.random_episodes is None else config.random_episodes
         if few:
-            paths = run_random(envs[0], tasks[:few], config.budget_steps, config.seed)
+            paths = run_random(envs[0], tasks[:few], config.budget_steps, config.seed, variation)
             _note(result, "random", judge(envs[0], paths, tasks[:few]))
 
         few = config.ceiling_episodes
@@ -390,7 +349,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             budget = Budget(config.ceiling_samples, config.ceiling_iterations)
             simulated = planners.make(name)
             paths = run_ceiling(
-                envs[0], tasks[:few], simulated, budget, agent, config.budget_steps, config.seed
+                envs[0],
+                tasks[:few],
+                simulated,
+                budget,
+                agent,
+                config.budget_steps,
+                config.seed,
+                variation,
             )
             _note(result, "ceiling", judge(envs[0], paths, tasks[:few]))
             result["ceiling"] |= {
@@ -402,6 +368,18 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         for env in envs:
             env.close()
     return result
+
+
+def _variation(env: gym.Env[Any, Any], names: str | None) -> tuple[str, ...]:
+    """The variations that `names` lists with commas."""
+    chosen = tuple(name for name in (names or "").split(",") if name)
+    world: Any = env.unwrapped
+    for name in chosen:
+        if name not in world.variations:
+            raise UserError(
+                f"{world.task} has no variation {name!r}; it has {', '.join(world.variations)}"
+            )
+    return chosen
 
 
 def mix(*numbers: int) -> int:
@@ -443,7 +421,8 @@ def table(result: dict[str, Any]) -> str:
     rows = [
         f"{result['env']}, checkpoint {result['checkpoint']}: {result['budget_steps']} steps"
         + (f", goals {offset} steps ahead" if offset else ", random goals")
-        + f", seed {result['seed']}",
+        + (f", seed {result['seed']}" if result["seeds"] == 1 else f", {_seeds(result)}")
+        + (f", changed {' and '.join(result['variation'])}" if result["variation"] else ""),
         "",
         "| | episodes | success at any time | success at the end |",
         "|---|---|---|---|",
@@ -478,6 +457,16 @@ def table(result: dict[str, Any]) -> str:
         f"{settings['threads']} threads.",
     ]
     return "\n".join(rows)
+
+
+def _seeds(result: dict[str, Any]) -> str:
+    """The seeds and the rate of success at any time with each."""
+    first = result["seed"]
+    each = (
+        f"{seed}: {100 * rate:.1f} %"
+        for seed, rate in enumerate(result["per_seed"]["success_any"], first)
+    )
+    return f"{result['seeds']} seeds ({', '.join(each)})"
 
 
 @run_command

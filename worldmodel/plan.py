@@ -226,8 +226,15 @@ def _number(value: Any) -> float | None:
 
 
 # ------------------------------------------------------------------------------------- pictures
-def animate(frames: list[Array], goal: Array, first_success: int | None, fps: int = 10) -> bytes:
-    """A GIF of reality beside the goal, each SIDE pixels wide, over a line of progress.
+def animate(
+    frames: list[Array],
+    goal: Array,
+    first_success: int | None,
+    fps: int = 10,
+    label: str = "goal",
+) -> bytes:
+    """A GIF of reality beside the goal, each SIDE pixels wide, over a line of progress; `label`
+    is written below the goal.
 
     Of a long run, evenly spaced frames.
     """
@@ -249,7 +256,7 @@ def animate(frames: list[Array], goal: Array, first_success: int | None, fps: in
         if reached:
             text += f"; goal reached at step {first_success}"
         draw.text((6, SIDE + 8), text, fill=(40, 40, 40))
-        draw.text((SIDE + 6, SIDE + 8), "goal", fill=(40, 40, 40))
+        draw.text((SIDE + 6, SIDE + 8), label, fill=(40, 40, 40))
         pictures.append(picture)
     buffer = io.BytesIO()
     durations = [1000 // fps] * len(pictures)

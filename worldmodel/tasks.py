@@ -11,6 +11,7 @@ import importlib
 import io
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,19 @@ def sample_tasks(env: gym.Env[Any, Any], count: int, seed: int, goal_offset: int
         f"only {len(tasks)} of {count} tasks were unsolved at their start: take a larger "
         f"goal_offset than {goal_offset}"
     )
+
+
+def begin(env: gym.Env[Any, Any], task: Task, variation: Sequence[str]) -> tuple[Any, Any]:
+    """Put `env` to the start of `task`, in a world changed by `variation`."""
+    options = {"state": task.start_state, "variation": variation}
+    return env.reset(seed=task.env_seed, options=options)
+
+
+def render(env: gym.Env[Any, Any], state: Array) -> Array:
+    """The image of `state` in the world as `env` was begun, uint8 ``[H, W, 3]``."""
+    world: Any = env.unwrapped
+    pixels: Array = world.render_state(state)
+    return pixels
 
 
 def save_goal(task: Task, env: gym.Env[Any, Any], path: str | Path) -> None:

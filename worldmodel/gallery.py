@@ -1,0 +1,88 @@
+"""The worst episodes of an evaluation as animations, because people look rather than read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from worldmodel.cli import atomic_write_bytes, atomic_write_text
+from worldmodel.errors import UserError
+from worldmodel.judge import Outcomes, errors, judged_distance
+from worldmodel.plan import animate
+from worldmodel.tasks import Task, begin, render
+
+Array = NDArray[Any]
+
+
+def worst(
+    env: gym.Env[Any, Any],
+    paths: Sequence[Array],
+    tasks: Sequence[Task],
+    outcomes: Outcomes,
+    count: int = 10,
+) -> list[int]:
+    """The episodes that failed, or else left the goal again, or else came least close: numbers of
+    the `count` worst ones, the worst first. Paths are states ``[steps + 1, Ds]``."""
+    ends = [
+        float(judged_distance(env, path[-1], task.goal_state))
+        for path, task in zip(paths, tasks, strict=True)
+    ]
+    order = np.lexsort((np.negative(ends), outcomes.success_final, outcomes.success_any))
+    return [int(number) for number in order[:count]]
+
+
+def save_failures(
+    folder: Path,
+    env: gym.Env[Any, Any],
+    paths: Sequence[Array],
+    tasks: Sequence[Task],
+    outcomes: Outcomes,
+    variation: Sequence[str] = (),
+) -> None:
+    """Write the worst episodes to `folder`: ``01.gif`` and so on, the worst first, and
+    ``README.md``, which shows them in a table with how far from the goal they began and ended.
+
+    Raises:
+        UserError: the folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make folder {folder}: {error.strerror or error}") from None
+    chosen = worst(env, paths, tasks, outcomes)
+    names = list(errors(env, tasks[0].start_state, tasks[0].goal_state))
+    rows = [
+        f"The worst {len(chosen)} of {len(tasks)} episodes; errors at the start > at the end.",
+        "",
+        f"| | episode | seed | success | {' | '.join(names)} |",
+        "|---" * (4 + len(names)) + "|",
+    ]
+    for place, number in enumerate(chosen, 1):
+        path, task = paths[number], tasks[number]
+        begin(env, task, variation)
+        frames = [render(env, state) for state in path]
+        reached = np.flatnonzero([env.unwrapped.success(s, task.goal_state) for s in path[1:]])  # type: ignore[attr-defined]
+        first = int(reached[0]) + 1 if len(reached) else None
+        said = "never" if first is None else f"at step {first}"
+        if outcomes.success_final[number]:
+            said += ", to the end"
+        before, after = (errors(env, path[at], task.goal_state) for at in (0, -1))
+        cells = [f"{before[name]:.1f} > {after[name]:.1f}" for name in names]
+        image = f"{place:02d}.gif"
+        animation = animate(
+            frames,
+            render(env, task.goal_state),
+            first,
+            label="; ".join(f"{name} {after[name]:.1f}" for name in names),
+        )
+        atomic_write_bytes(folder / image, animation)
+        rows.append(
+            f"| ![episode {number}]({image}) | {number} | {task.env_seed} | {said} "
+            f"| {' | '.join(cells)} |"
+        )
+    atomic_write_text(folder / "README.md", "\n".join(rows) + "\n")
