@@ -176,9 +176,14 @@ class TopDownEnv(gym.Env[Obs, Array]):
 
     def render_state(self, state: ArrayLike) -> Array:
         """The image of any state ``[Ds]``, as goal images need it; the episode is not disturbed."""
+        pixels: Array = self.observe_state(state)["pixels"]
+        return pixels
+
+    def observe_state(self, state: ArrayLike) -> Obs:
+        """What would be observed in any state ``[Ds]``; the episode is not disturbed."""
         with self._undisturbed():
             self.set_state(self._checked(state, "state"))
-            return self.render()
+            return self._observe()
 
     def physics(self, state: ArrayLike, actions: Array) -> Array:
         """Simulate ``actions`` ``[n, A]`` from ``state`` without rendering: states ``[n+1, Ds]``.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny import tiny_checkpoint
 
@@ -276,11 +277,31 @@ def test_the_ceiling_reaches_what_can_be_reached(checkpoint: Path, pusht: Any) -
     )
     some = sample_tasks(pusht, 2, 0, 8)
     planner, budget = evaluate.make_planner("cem"), evaluate.Budget(24, 2)
-    paths = evaluate.run_ceiling(pusht, some, planner, budget, agent, 15, 0)
+    paths = evaluate.run_ceiling(agent, planner, budget, pusht, some, 15, 0)
     assert all(path.shape == (16, 10) for path in paths)
     for path, task in zip(paths, some, strict=True):
         apart = evaluate.judged_distance(pusht, path, task.goal_state)
         assert apart.min() < 0.5 * apart[0]
+
+
+def test_an_agent_on_the_simulator_sees_what_its_plans_would_show(
+    checkpoint: Path, pusht: Any
+) -> None:
+    parts = evaluate.load_checkpoint(checkpoint)
+    config = evaluate.AgentConfig(horizon=2, samples=3, iterations=1)
+    agent = evaluate.AgentOnSimulator(*parts, evaluate.make_planner("cem"), config)
+    agent.env = pusht
+    task = sample_tasks(pusht, 1, 0, 8)[0]
+    obs, _ = tasks.begin(pusht, task, ())
+    agent.reset(tasks.render(pusht, task.goal_state))
+    agent.act(obs)
+    plan = agent.last_plan
+    assert plan is not None
+    path = pusht.unwrapped.physics(task.start_state, agent.sequence(plan.actions)[0].numpy())
+    for step, z in enumerate(plan.trajectory.z[0], 1):
+        pixels = tasks.render(pusht, path[step * agent.frameskip])
+        torch.testing.assert_close(z, agent._encode(pixels[None])[0], atol=0.02, rtol=0.02)
+    np.testing.assert_allclose(plan.trajectory.proprio[0, 0, :2], path[agent.frameskip, :2])
 
 
 def test_seeds_share_the_episodes_each_with_its_own_tasks(checkpoint: Path) -> None:
