@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -36,6 +36,8 @@ class Cem:
     sigma_decay: factor on sigma after every refit.
     sigma_floor: least sigma, in units of (high - low) / 2.
     momentum: share of the old mean and sigma in the new ones.
+    returns: "best", or "mean": that of the last elites, as DINO-WM has it. It is tried and verified
+        like any other; where it breaks a guardrail, the best that breaks none is returned.
 
     Raises ValueError for options out of range.
     """
@@ -50,6 +52,7 @@ class Cem:
     sigma_decay: float = 1.0
     sigma_floor: float = 0.01
     momentum: float = 0.1
+    returns: Literal["best", "mean"] = "best"
 
     def __post_init__(self) -> None:
         check_between("elites", self.elites, 0, 1)
@@ -59,6 +62,8 @@ class Cem:
         check_between("sigma_decay", self.sigma_decay, 0, 1)
         check_at_least("sigma_floor", self.sigma_floor, 0)
         check_between("momentum", self.momentum, 0, 1)
+        if self.returns not in ("best", "mean"):
+            raise ValueError(f"returns must be 'best' or 'mean', got {self.returns!r}")
 
     @torch.no_grad()
     def plan(self, problem: Problem, budget: Budget, generator: torch.Generator) -> Plan:
@@ -88,4 +93,6 @@ class Cem:
             moved_sigma = torch.lerp(spread, sigma, self.momentum) * self.sigma_decay
             mean = torch.where(count > 0, moved_mean, mean)
             sigma = torch.where(count > 0, moved_sigma.maximum(floor), sigma)
+        if self.returns == "mean":
+            search.finalists = search.sample(mean[:, None]).join(search.finalists)
         return search.finish()

@@ -292,6 +292,33 @@ def test_proprio_counts_once_the_goal_is_near(maze: Any) -> None:
         assert found == pytest.approx(cost, abs=0.05)
 
 
+def test_the_last_objective_is_the_distance_at_the_horizon_and_all_of_proprio(maze: Any) -> None:
+    agent = ball_agent(objective="last", proprio_weight=2.0, time_weight=1.0, stay_weight=1.0)
+    obs, goal = start(maze)
+    agent.reset(goal)
+    agent.act(obs)
+    z = torch.from_numpy(GOALS[0, :2]).float().expand(1, 1, 3, 1, 2).clone()
+    proprio = torch.cat([z[0, 0, 0, 0], torch.zeros(2)]).expand(1, 1, 3, 4).clone()
+    z[:, :, :2] += 9.0  # on the way anything goes
+    z[:, :, 2] += 1.0
+    proprio[:, :, 2, 0] += 0.3  # one standard deviation
+    cost = agent.problem().cost(planners.Trajectory(z, proprio), torch.zeros(1, 1, 3, 2)).item()
+    assert cost == pytest.approx(1.0 + 2.0, abs=0.05)
+
+
+def test_a_whole_plan_can_be_carried_out_before_the_next(maze: Any) -> None:
+    agent = ball_agent(execute=15)
+    obs, goal = start(maze)
+    agent.reset(goal)
+    plans, actions = [], []
+    for _ in range(16):
+        actions.append(agent.act(obs))
+        plans.append(agent.last_plan)
+        obs = maze.step(actions[-1])[0]
+    assert all(plan is plans[0] for plan in plans[:15]) and plans[15] is not plans[0]
+    np.testing.assert_allclose(actions[:15], agent.sequence(plans[0].actions)[0], atol=1e-6)
+
+
 def test_stands_still_when_nothing_can_be_predicted(maze: Any) -> None:
     agent = ball_agent(broken=True)
     obs, goal = start(maze)
@@ -399,8 +426,8 @@ def test_bad_goals_and_settings_are_refused(maze: Any, checkpoint: Path) -> None
         ball_agent().act(obs)
     with pytest.raises(UserError, match="uint8"):
         ball_agent().reset(goal.astype(np.float32))
-    with pytest.raises(UserError, match="execute is 15, but only 3 model steps"):
-        ball_agent(execute=15)
+    with pytest.raises(UserError, match="execute is 16, but only 3 model steps"):
+        ball_agent(execute=16)
     with pytest.raises(UserError, match="near is 0"):
         ball_agent(near=0.0)
     with pytest.raises(UserError, match="samples is 0"):

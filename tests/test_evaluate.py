@@ -379,7 +379,8 @@ def test_wrong_checkpoints_and_settings_are_refused(
         (["--env", PUSHT, *common, "--episode", "3"], "did you mean '--episodes'"),
         (["--env", PUSHT, *common, "--ceiling_episodes", "3"], "must be 0 to 2"),
         (["--env", PUSHT, *common, "--out", str(tmp_path / "no" / "r.json")], "no folder"),
-        (["--env", PUSHT, *common, "--execute", "15"], "execute is 15"),
+        (["--env", PUSHT, *common, "--execute", "16"], "execute is 16"),
+        (["--env", PUSHT, *common, "--planner_options.bet", "1"], "did you mean 'beta'"),
         (["--env", PUSHT, *common, "--seeds", "3"], "2 episodes cannot be shared by 3 seeds"),
         (["--env", PUSHT, *common, "--variation", "colour"], "no variation 'colour'"),
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from planners.noise import coloured
 from planners.problem import Search
 
 NAMES = list(planners.PLANNERS)
+RETURNS = ("best", "mean")
 each_planner = pytest.mark.parametrize("name", NAMES)
 Cost = Callable[[Trajectory, Tensor], Tensor]
 
@@ -307,6 +308,22 @@ def test_project() -> None:
     low, high = torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 4.0])
     actions = torch.tensor([[math.nan, math.inf], [-math.inf, 1.5]])
     assert planners.project(actions, low, high).tolist() == [[0.0, 4.0], [-1.0, 1.5]]
+
+
+def test_cem_returns_the_mean_of_the_elites_if_asked_and_if_it_is_safe() -> None:
+    # Two optima: among the elites of one iteration are both, and in their middle is neither.
+    problem = quadratic(torch.zeros(1), 1)
+    problem = replace(problem, cost=lambda _, actions: (actions.abs() - 0.5).square().sum((-1, -2)))
+    once = Budget(samples=100, iterations=1)
+    best, mean = (planners.make("cem", returns=r).plan(problem, once, seeded()) for r in RETURNS)
+    assert best.cost < 0.001 and mean.cost > 0.1
+    assert mean.model_calls == best.model_calls + problem.horizon
+    # Straight through the disc is the mean of the ways round it.
+    problem = replace(point(), guardrails=())
+    mean_of_elites = planners.make("cem", returns="mean")
+    through = mean_of_elites.plan(problem, Budget(300, 10), seeded())
+    assert not planners.verify(point(), through.actions).feasible.any()
+    assert mean_of_elites.plan(point(), Budget(300, 10), seeded()).feasible.all()
 
 
 # ---- Guardrails ---------------------------------------------------------------------------------

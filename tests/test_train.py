@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -274,16 +275,18 @@ def _with_data(folder: Path, name: str) -> TrainConfig:
     return TrainConfig(data=str(folder / name), encoder="random-112", cache=str(folder / "latents"))
 
 
-def test_a_rollout_is_predictions_chained_on_the_real_history() -> None:
+@pytest.mark.parametrize("actions_by", ["adaln", "concat"])
+def test_a_rollout_is_predictions_chained_on_the_real_history(actions_by: Any) -> None:
     torch.manual_seed(0)
     spec = DataSpec(4, 6, (-1.0, -2.0), (1.0, 2.0), (0.5, 0.0, 0.0), (1.0, 2.0, 3.0))
-    model = WorldModel(SMALL, spec).eval()
+    model = WorldModel(replace(SMALL, actions=actions_by), spec).eval()
     for p in model.parameters():  # so that every path matters
         torch.nn.init.normal_(p, std=0.2)
     e, s, t, k, a = 2, 3, 4, SMALL.context, 2 * SMALL.frameskip
     z, proprio = torch.randn(e, k, 2, 8), torch.randn(e, k, 3)
     past, actions = torch.randn(e, k - 1, a), torch.randn(e, s, t, a)
     imagined = model.rollout(z, proprio, past, actions)
+    assert (model.rollout(z, proprio, past, actions + 0.1).z != imagined.z).all()
     assert imagined.z.shape == (e, s, t, 2, 8) and imagined.proprio.shape == (e, s, t, 3)
     frames, bodies = list(z[1]), list(proprio[1])
     taken = [*past[1], *actions[1, 2]]

@@ -24,7 +24,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -50,8 +50,8 @@ class AgentConfig:
 
     Attributes:
         horizon: model steps imagined, T; None takes the checkpoint's.
-        execute: environment steps carried out before planning again; fewer than are planned,
-            because nothing vouches for a plan to its very end. None takes one model step.
+        execute: environment steps carried out before planning again, at most as many as are
+            planned. None takes one model step.
         samples: candidates per iteration; None takes the planner's default.
         iterations: None takes the planner's default.
         budget_ms: deadline of one plan in milliseconds, or None.
@@ -63,6 +63,8 @@ class AgentConfig:
         time_weight: what a model step costs that passes before arriving, in units of `near`.
         stay_weight: of the distance at the horizon against that on arrival: what is pushed to the
             goal must not roll on.
+        objective: "arrival", which the three numbers above belong to, or "last": the distance at
+            the horizon alone, with the whole `proprio_weight` from the beginning, as in DINO-WM.
         action_repeat: primitive actions that share one planned value; divides the frameskip. None
             takes the whole frameskip: a search in few dimensions, along smooth motions, which
             needs few samples.
@@ -79,6 +81,7 @@ class AgentConfig:
     near: float = 0.1
     time_weight: float = 0.1
     stay_weight: float = 0.2
+    objective: Literal["arrival", "last"] = "arrival"
     action_repeat: int | None = None
     seed: int = 0
     bfloat16: bool = True
@@ -135,10 +138,10 @@ class Agent:
         self.device = self.model.action_low.device
         self.frameskip = self.model.config.frameskip
         self.execute = self.config.execute or self.frameskip
-        if self.execute >= self.horizon * self.frameskip:
+        if self.execute > self.horizon * self.frameskip:
             raise UserError(
                 f"execute is {self.execute}, but only {self.horizon} model steps of "
-                f"{self.frameskip} actions are planned: execute fewer than all of them"
+                f"{self.frameskip} actions are planned: execute at most all of them"
             )
         self.look = math.gcd(self.execute, self.frameskip)  # steps between encoded frames
         self.repeat = self.config.action_repeat or self.frameskip
@@ -222,6 +225,7 @@ class Agent:
         goal_proprio = self._goal.proprio[:, None, None]
         z, proprio, past = self._context()
         near = self.config.near / (self.config.near + self.distance[:, None, None, None])
+        near = near if self.config.objective == "arrival" else torch.ones_like(near)
         # An image that shows less than half of a number shows too little of it to aim at.
         readable = (2 * torch.tensor(self.info.readable) - 1).clamp(min=0)
         readable = (self.config.proprio_weight * near * readable).to(self.device)  # [E, 1, 1, Dp]
@@ -257,6 +261,8 @@ class Agent:
             apart: in latents, or whatever else.
             near: how much of it is near.
         """
+        if self.config.objective == "last":
+            return apart[..., -1]
         late = self.config.time_weight * near * torch.arange(apart.shape[-1], device=apart.device)
         return (apart + late).amin(-1) + self.config.stay_weight * apart[..., -1]
 
@@ -348,16 +354,16 @@ class Agent:
         return pixels, torch.from_numpy(proprio).to(self.device)
 
 
-def make_planner(planner: str | Planner) -> Planner:
-    """The planner of that name, or the planner itself.
+def make_planner(planner: str | Planner, **options: Any) -> Planner:
+    """The planner of that name with these options, or the planner itself.
 
     Raises:
-        UserError: no planner has that name.
+        UserError: no planner has that name, or that option.
     """
     if not isinstance(planner, str):
         return planner
     try:
-        return planners.make(planner)
+        return planners.make(planner, **options)
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -59,6 +59,8 @@ class EvaluateConfig:
     """Bundled name or folder; default: the one bundled for the environment."""
     planner: str = "cem"
     """cem, mppi, cmaes or gradient."""
+    planner_options: dict[str, Any] = field(default_factory=dict)
+    """Options of the planner's class, as --planner_options.beta 2."""
     episodes: int = 200
     """Tasks."""
     seed: int = 0
@@ -88,6 +90,8 @@ class EvaluateConfig:
     """Cost of a model step that passes before arriving, in units of `near`."""
     stay_weight: float = AgentConfig.stay_weight
     """Weight of the distance at the horizon."""
+    objective: Literal["arrival", "last"] = AgentConfig.objective
+    """What a plan costs: the distance on arrival and more, or that at the horizon alone."""
     action_repeat: int | None = None
     """Primitive actions that share one planned value; default: the whole frameskip."""
     batch: int = 20
@@ -291,7 +295,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         UserError: the checkpoint is not for this environment, or anything else in `config`.
     """
     checkpoint = config.checkpoint or bundled_for(config.env)
-    planner = make_planner(config.planner)
+    planner = make_planner(config.planner, **config.planner_options)
     settings = AgentConfig(
         horizon=config.horizon,
         execute=config.execute,
@@ -301,6 +305,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         near=config.near,
         time_weight=config.time_weight,
         stay_weight=config.stay_weight,
+        objective=config.objective,
         action_repeat=config.action_repeat,
     )
     model, encoder, info = load_checkpoint(checkpoint)
@@ -354,6 +359,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 "batch": count,
                 "threads": torch.get_num_threads(),
                 "timed_plans": config.timed_plans,
+                "planner_options": config.planner_options,
                 **dataclasses.asdict(agent.config),
                 "horizon": agent.horizon,
                 "execute": agent.execute,

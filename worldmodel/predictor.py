@@ -30,6 +30,8 @@ class ModelConfig:
         tokens: latent tokens of one frame, P.
         dim: channels of one latent token, D.
         predictor: "transformer" (`Transformer`) or "mlp" (`MLP`).
+        actions: how the transformer is told of actions and proprio: "adaln", or "concat" to each
+            token.
         width: of the predictor.
         depth: of the predictor, in blocks.
         heads: attention heads of the transformer.
@@ -45,6 +47,7 @@ class ModelConfig:
     tokens: int = 4
     dim: int = 32
     predictor: Literal["transformer", "mlp"] = "transformer"
+    actions: Literal["adaln", "concat"] = "adaln"
     width: int = 192
     depth: int = 4
     heads: int = 4
@@ -202,15 +205,16 @@ def patch_places(num_tokens: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """A transformer block modulated by a condition ``[B, W]`` (AdaLN)."""
+    """A transformer block, if `modulated` by a condition ``[B, W]`` (AdaLN)."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, modulated: bool):
         super().__init__()
         self.heads = heads
-        self.modulation = nn.Linear(width, 6 * width)
-        # Small rather than zero: the action has a say from the first step (jepa-wms study, 2025).
-        nn.init.normal_(self.modulation.weight, std=0.02)
-        nn.init.zeros_(self.modulation.bias)
+        self.modulation = nn.Linear(width, 6 * width) if modulated else None
+        if self.modulation:
+            # Small rather than zero: actions have a say from the first step (jepa-wms study, 2025).
+            nn.init.normal_(self.modulation.weight, std=0.02)
+            nn.init.zeros_(self.modulation.bias)
         self.norm1 = nn.LayerNorm(width, elementwise_affine=False)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False)
         self.qkv = nn.Linear(width, 3 * width)
@@ -220,8 +224,10 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        parts = self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
-        shift1, scale1, gate1, shift2, scale2, gate2 = parts
+        shift1 = scale1 = gate1 = shift2 = scale2 = gate2 = x.new_zeros(1)
+        if self.modulation:
+            parts = self.modulation(condition).unsqueeze(1).chunk(6, dim=-1)
+            shift1, scale1, gate1, shift2, scale2, gate2 = parts
         y = self.norm1(x) * (1 + scale1) + shift1
         q, k, v = (
             t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(y).chunk(3, -1)
@@ -236,16 +242,22 @@ class Block(nn.Module):
 
 class Transformer(nn.Module):
     """How latents change in a model step: a transformer over latent tokens, whose context frames
-    are stacked in channels; actions and proprio enter through AdaLN (Peebles and Xie 2023)."""
+    are stacked in channels; actions and proprio enter through AdaLN (Peebles and Xie 2023), or
+    beside each token (Zhou et al. 2025)."""
 
     def __init__(self, config: ModelConfig, numbers: int, proprio: int):
         """`numbers`: of actions and proprio in a context. `proprio`: of one frame."""
         super().__init__()
         k, p, d, w = config.context, config.tokens, config.dim, config.width
-        self.embed = nn.Linear(k * d, w)
+        adaln = config.actions == "adaln"
+        self.embed = nn.Linear(k * d if adaln else k * d + numbers, w)
         self.positions = nn.Parameter(0.02 * torch.randn(p, w))
-        self.condition = nn.Sequential(nn.Linear(numbers, w), nn.SiLU(), nn.Linear(w, w), nn.SiLU())
-        self.blocks = nn.ModuleList(Block(w, config.heads) for _ in range(config.depth))
+        self.condition = (
+            nn.Sequential(nn.Linear(numbers, w), nn.SiLU(), nn.Linear(w, w), nn.SiLU())
+            if adaln
+            else None
+        )
+        self.blocks = nn.ModuleList(Block(w, config.heads, adaln) for _ in range(config.depth))
         self.norm = nn.LayerNorm(w)
         self.next_z = nn.Linear(w, d)
         self.next_proprio = nn.Linear(p * w, proprio)
@@ -253,8 +265,12 @@ class Transformer(nn.Module):
     def forward(self, z: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         """Latents ``[B, K, P, D]``, actions and proprio ``[B, numbers]`` to the change of latents
         ``[B, P, D]`` and of normalised proprio ``[B, Dp]``."""
-        condition = self.condition(given)
-        x = self.embed(z.transpose(1, 2).flatten(2)) + self.positions
+        x, condition = z.transpose(1, 2).flatten(2), given
+        if self.condition:
+            condition = self.condition(given)
+        else:
+            x = torch.cat([x, given.unsqueeze(1).expand(-1, x.shape[1], -1)], -1)
+        x = self.embed(x) + self.positions
         for block in self.blocks:
             x = block(x, condition)
         x = self.norm(x)
