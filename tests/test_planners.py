@@ -314,7 +314,7 @@ def test_cem_returns_the_mean_of_the_elites_if_asked_and_if_it_is_safe() -> None
     # Two optima: among the elites of one iteration are both, and in their middle is neither.
     problem = quadratic(torch.zeros(1), 1)
     problem = replace(problem, cost=lambda _, actions: (actions.abs() - 0.5).square().sum((-1, -2)))
-    once = Budget(samples=100, iterations=1)
+    once = Budget(samples=1000, iterations=1)
     best, mean = (planners.make("cem", returns=r).plan(problem, once, seeded()) for r in RETURNS)
     assert best.cost < 0.001 and mean.cost > 0.1
     assert mean.model_calls == best.model_calls + problem.horizon
