@@ -21,6 +21,7 @@ from worldmodel.errors import UserError
 from worldmodel.predictor import (
     Components,
     DataSpec,
+    Local,
     ModelConfig,
     Points,
     WorldModel,
@@ -273,6 +274,51 @@ def test_bad_input_is_a_clear_error(maze: Path) -> None:
 
 def _with_data(folder: Path, name: str) -> TrainConfig:
     return TrainConfig(data=str(folder / name), encoder="random-112", cache=str(folder / "latents"))
+
+
+def local_model(side: int = 8) -> WorldModel:
+    torch.manual_seed(0)
+    config = ModelConfig(side**2, 3, "local", width=16, depth=1, context=2, projector="components")
+    model = WorldModel(config, DataSpec(side**2, 5, (-1.0,), (1.0,), (0.0,), (1.0,))).eval()
+    for p in model.parameters():  # so that every path matters
+        torch.nn.init.normal_(p, std=0.2)
+    return model
+
+
+def test_a_local_predictor_looks_around_each_patch_and_no_farther() -> None:
+    model = local_model()
+    z, proprio, actions = torch.randn(1, 2, 64, 3), torch.randn(1, 2, 1), torch.randn(1, 2, 5)
+    before = model.predict(z, proprio, actions)[0]
+    z[:, 0, 0] += 1.0  # the patch in the corner, in the older frame
+    after, _ = model.predict(z, proprio, actions)
+    changed = (after != before).any(-1).view(8, 8)
+    near = torch.zeros(8, 8, dtype=torch.bool)
+    near[: Local.REACH + 1, : Local.REACH + 1] = True
+    assert torch.equal(changed, near)
+
+
+def test_a_local_predictor_knows_everywhere_what_happens_in_one_place() -> None:
+    model = local_model(12)
+    predictor = model.predictor
+    assert isinstance(predictor, Local)
+    predictor.told[0].weight.data[:, -2:] = 0.0  # actions mean the same everywhere
+    z, proprio, actions = torch.zeros(1, 2, 144, 3), torch.randn(1, 2, 1), torch.randn(1, 2, 5)
+    z[:, 1, 12 * 4 + 4] = 1.0
+    here = model.predict(z, proprio, actions)[0] - z[:, 1]
+    moved = z.view(1, 2, 12, 12, 3).roll((1, 2), (2, 3)).view_as(z)
+    there = model.predict(moved, proprio, actions)[0] - moved[:, 1]
+    expected = here.view(1, 12, 12, 3).roll((1, 2), (1, 2))
+    inside = (slice(None), slice(4, 9), slice(4, 9))  # the border is felt
+    torch.testing.assert_close(there.view(1, 12, 12, 3)[inside], expected[inside])
+    torch.nn.init.normal_(predictor.told[0].weight)
+    apart = model.predict(moved, proprio, actions)[0] - moved[:, 1]
+    assert not torch.allclose(apart[0, 12 * 5 + 6], apart[0, 12 * 9 + 9])
+
+
+def test_a_local_predictor_needs_a_square_of_patches() -> None:
+    spec = DataSpec(6, 5, (-1.0,), (1.0,), (0.0,), (1.0,))
+    with pytest.raises(UserError, match="6 latent tokens are not a square"):
+        WorldModel(ModelConfig(6, 3, "local", projector="components"), spec)
 
 
 @pytest.mark.parametrize("actions_by", ["adaln", "concat"])

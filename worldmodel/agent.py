@@ -133,7 +133,7 @@ class Agent:
         if self.config.bfloat16:
             # Autocast would cast frozen weights anew on every call; cast them once.
             for layer in self.model.modules():
-                if isinstance(layer, nn.Linear):
+                if isinstance(layer, nn.Linear | nn.Conv2d):
                     layer.bfloat16()
         self.device = self.model.action_low.device
         self.frameskip = self.model.config.frameskip

@@ -29,7 +29,8 @@ class ModelConfig:
     Attributes:
         tokens: latent tokens of one frame, P.
         dim: channels of one latent token, D.
-        predictor: "transformer" (`Transformer`) or "mlp" (`MLP`).
+        predictor: "transformer" (`Transformer`), "mlp" (`MLP`) or "local" (`Local`), which needs
+            one latent token for each patch.
         actions: how the transformer is told of actions and proprio: "adaln", or "concat" to each
             token.
         width: of the predictor.
@@ -46,7 +47,7 @@ class ModelConfig:
 
     tokens: int = 4
     dim: int = 32
-    predictor: Literal["transformer", "mlp"] = "transformer"
+    predictor: Literal["transformer", "mlp", "local"] = "transformer"
     actions: Literal["adaln", "concat"] = "adaln"
     width: int = 192
     depth: int = 4
@@ -278,16 +279,15 @@ class Transformer(nn.Module):
 
 
 class Residual(nn.Module):
-    """A residual block of two linear maps."""
+    """A residual block of two linear maps, GELU (or ReLU, if `quick`) between them."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, quick: bool = False):
         super().__init__()
         last = nn.Linear(2 * width, width)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.mlp = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(approximate="tanh"), last
-        )
+        between = nn.ReLU() if quick else nn.GELU(approximate="tanh")
+        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), between, last)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.mlp(x)
@@ -316,6 +316,42 @@ class MLP(nn.Module):
         return self.next_z(x).unflatten(-1, self.shape), self.next_proprio(x)
 
 
+class Local(nn.Module):
+    """How latents change in a model step, for each patch from what lies around it: the same small
+    MLP everywhere, so that what is seen to happen in one place is known for all of them. What
+    actions and proprio mean for a patch depends on where it is."""
+
+    REACH = 3  # patches to each side that have a say
+
+    places: Tensor
+
+    def __init__(self, config: ModelConfig, numbers: int, proprio: int):
+        """`numbers`: of actions and proprio in a context. `proprio`: of one frame."""
+        super().__init__()
+        self.side = math.isqrt(config.tokens)
+        if self.side < 2 or self.side**2 != config.tokens:
+            raise UserError(f"{config.tokens} latent tokens are not a square of patches")
+        channels, w = config.context * config.dim, config.width
+        self.register_buffer("places", patch_places(config.tokens), persistent=False)
+        self.around = nn.Conv2d(channels, w, 2 * self.REACH + 1, padding=self.REACH)
+        # With so many patches, GELU would take half of the time.
+        self.told = nn.Sequential(nn.Linear(numbers + 2, w), nn.ReLU(), nn.Linear(w, 2 * w))
+        self.blocks = nn.Sequential(*(Residual(w, quick=True) for _ in range(config.depth)))
+        self.norm = nn.LayerNorm(w)
+        self.next_z = nn.Linear(w, config.dim)
+        self.next_proprio = nn.Linear(w, proprio)
+
+    def forward(self, z: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Transformer`."""
+        image = z.transpose(2, 3).flatten(1, 2).unflatten(-1, (self.side, self.side))
+        around = self.around(image).flatten(2).transpose(1, 2)  # [B, P, W]
+        here = self.places.expand(len(z), -1, -1)
+        given = given.unsqueeze(1).expand(-1, here.shape[1], -1)
+        scale, shift = self.told(torch.cat([given, here], -1)).chunk(2, -1)
+        x = self.norm(self.blocks(around * (1 + scale) + shift))
+        return self.next_z(x), self.next_proprio(x.sum(1) / self.side)
+
+
 class WorldModel(nn.Module):
     """Projector, predictor and the small heads that train them.
 
@@ -338,9 +374,12 @@ class WorldModel(nn.Module):
         kinds = {"mlp": Projector, "points": Points, "components": Components}
         self.projector = kinds[config.projector](spec, p, d - config.coordinates)
         self.coordinates = Coordinates(spec, config.coordinates) if config.coordinates else None
-        self.predictor = (MLP if config.predictor == "mlp" else Transformer)(
-            config, numbers, proprio
-        )
+        predictors: dict[str, type[MLP] | type[Local] | type[Transformer]] = {
+            "mlp": MLP,
+            "local": Local,
+            "transformer": Transformer,
+        }
+        self.predictor = predictors[config.predictor](config, numbers, proprio)
         # Reads proprio off the latents of one frame, so that a goal image says where the robot is.
         self.proprio_head = nn.Sequential(
             nn.Linear(p * d, w), nn.GELU(approximate="tanh"), nn.Linear(w, proprio)
