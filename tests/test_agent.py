@@ -56,6 +56,9 @@ class BallModel(nn.Module):
     def project(self, tokens: Tensor) -> Tensor:
         return tokens
 
+    def distance(self, z: Tensor, other: Tensor) -> Tensor:
+        return (z - other).square().mean((-2, -1))
+
     def read_proprio(self, z: Tensor) -> Tensor:
         return torch.cat([z[..., 0, :], torch.zeros_like(z[..., 0, :])], -1)
 

@@ -23,6 +23,7 @@ from worldmodel.predictor import (
     DataSpec,
     Local,
     ModelConfig,
+    Picture,
     Points,
     WorldModel,
     patch_places,
@@ -160,30 +161,69 @@ def test_components_keep_what_varies_and_its_distances() -> None:
     where = 50 * torch.randn(9, 12, generator=g)
     tokens = (torch.randn(400, 9, 2, generator=g) * torch.tensor([3.0, 1.0])) @ axes + where
     components = Components(spec, 9, 2)
-    components.fit(tokens)
+    components.fit(tokens, torch.empty(0))
     z = components(tokens)
     apart, seen = (tokens[:200] - tokens[200:]).norm(dim=-1), (z[:200] - z[200:]).norm(dim=-1)
     torch.testing.assert_close(seen / seen.mean(), apart / apart.mean(), rtol=1e-3, atol=1e-3)
     assert (z - z.mean(0)).std() == pytest.approx(1.0, abs=0.01)
     one = Components(spec, 9, 1)
-    one.fit(tokens)
+    one.fit(tokens, torch.empty(0))
     alignment = one.basis[:, 0] @ axes[0] / one.basis.norm()
     assert alignment.abs() > 0.99
     with pytest.raises(UserError, match="use tokens 9"):
         Components(spec, 8, 2)
 
 
-def test_components_are_fixed_from_the_beginning_saved_and_loaded(maze: Path) -> None:
-    settings = config(maze, "components", steps=3)
-    model = ModelConfig(
-        tokens=64, dim=3, width=32, depth=1, projector="components", predictor="mlp"
-    )
+def test_a_picture_is_read_off_tokens_and_tells_how_far_things_are() -> None:
+    """Images of a bright dot somewhere, and tokens that hide in noise what each patch shows."""
+    g = torch.Generator().manual_seed(0)
+    spec = DataSpec(16, 12, (-1.0,), (1.0,), (0.0,), (1.0,))
+    picture = Picture(spec, 16, 4)
+
+    def dots(where: torch.Tensor) -> torch.Tensor:
+        pixels = torch.full((len(where), 32, 32, 3), 30, dtype=torch.uint8)
+        for image, (row, column) in zip(pixels, where, strict=True):
+            image[row : row + 4, column : column + 4] = 230
+        return pixels
+
+    hidden = torch.linalg.qr(torch.randn(12, 12, generator=g))[0]
+
+    def tokens(pixels: torch.Tensor) -> torch.Tensor:
+        bright = pixels.float().mean(-1).unflatten(1, (8, 4)).unflatten(3, (8, 4)).mean((2, 4))
+        cells = picture.cut(bright) / 100
+        noise = torch.randn(*cells.shape[:2], 8, generator=g)
+        return torch.cat([cells, noise], -1) @ hidden + 7.0
+
+    shown = dots(torch.randint(0, 29, (600, 2), generator=g))
+    seen = tokens(shown)
+    picture.fit(seen, shown)
+    some = torch.randn(3, 8, 8, generator=g)
+    assert torch.equal(picture.whole(picture.cut(some)), some)
+    z = picture(seen)
+    assert (z - z.mean(0)).std() == pytest.approx(1.0, abs=0.02)
+    assert picture.distance(z[:300], z[300:]).mean() == pytest.approx(2.0, rel=0.1)
+    line = picture(tokens(dots(torch.tensor([[4, 4 * k] for k in range(8)]))))
+    apart = picture.distance(line, line[:1]).sqrt()
+    assert (apart.diff() > 0.05).all(), apart  # across patches, too
+    with pytest.raises(UserError, match="16 patches of 3 channels"):
+        Picture(spec, 16, 3)
+
+
+@pytest.mark.parametrize("projector", ["components", "picture"])
+def test_components_are_fixed_from_the_beginning_saved_and_loaded(
+    maze: Path, projector: Any
+) -> None:
+    settings = config(maze, projector, steps=3)
+    model = ModelConfig(tokens=64, dim=4, width=32, depth=1, projector=projector, predictor="mlp")
     trainer = Trainer(replace(settings, model=model))
     basis = trainer.model.projector.basis.clone()
     assert "reconstruct" not in trainer.train_step() and basis.std() > 0
     trainer.save()
-    kept, _, _ = load_checkpoint(str(maze / "components" / "checkpoint"))
+    kept, _, _ = load_checkpoint(str(maze / projector / "checkpoint"))
     torch.testing.assert_close(kept.projector.basis, basis, rtol=0.01, atol=1e-3)
+    z = kept.project(torch.randn(2, 64, 192))
+    distance = trainer.average.distance(z[0], z[1])
+    torch.testing.assert_close(kept.distance(z[0], z[1]), distance, rtol=0.02, atol=1e-3)
 
 
 def test_coordinates_are_found_taught_and_kept(maze: Path) -> None:

@@ -204,7 +204,7 @@ class Agent:
             begun = time.perf_counter()
             z = self._encode(pixels)
             self._frames.append((z, proprio))
-            self.distance = (z - self._goal.z).square().mean((-2, -1)).cpu()
+            self.distance = self.model.distance(z, self._goal.z).cpu()
             self.last_timings["encode_ms"] = _ms_since(begun)
         if self._steps % self.execute == 0:
             self._replan()
@@ -236,7 +236,7 @@ class Agent:
 
         def cost(trajectory: Trajectory, actions: Tensor) -> Tensor:
             assert trajectory.proprio is not None
-            apart = (trajectory.z - goal_z).square().mean((-2, -1))  # [E, S, T]
+            apart = self.model.distance(trajectory.z, goal_z)  # [E, S, T]
             deviation = (trajectory.proprio - goal_proprio) / self.model.proprio_std
             apart = apart + (readable * deviation.square()).sum(-1)
             return self.arrival_cost(apart, self.config.near)

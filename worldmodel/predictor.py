@@ -3,10 +3,11 @@
     tokens [B, N, C] --projector--> z [B, P, D] --predictor (actions, proprio)--> next z, proprio
 
 The encoder's tokens are projected to few latents, so that imagining is cheap: planning cost is
-proportional to the number of tokens. The projector (an MLP, points by attention, or principal
-components) is trained together with the predictor (a transformer or an MLP), as `worldmodel.train`
-says. Beside what it
-finds, a frame may have coordinates along the manifold of logged frames (`worldmodel.manifold`).
+proportional to the number of tokens. The projector (an MLP or points by attention, trained together
+with the predictor; or principal components or small pictures, fitted before) suits what there is to
+see, the predictor (a transformer, an MLP, or a local one) what there is to know. Beside what the
+projector finds, a frame may have coordinates along the manifold of logged frames
+(`worldmodel.manifold`).
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ class ModelConfig:
         heads: attention heads of the transformer.
         context: frames the predictor sees, K.
         frameskip: primitive actions per model step, F.
-        projector: how tokens become latents: "mlp" (`Projector`), "points" (`Points`) or
-            "components" (`Components`), which needs one latent token for each patch.
+        projector: how tokens become latents: "mlp" (`Projector`), "points" (`Points`), or
+            "components" (`Components`) or "picture" (`Picture`), which need one latent token for
+            each patch.
         coordinates: how many of the channels of a latent token, its last ones, are coordinates
             along the manifold of frames (`worldmodel.manifold`), which no other latents have:
             needs 1 token.
@@ -54,7 +56,7 @@ class ModelConfig:
     heads: int = 4
     context: int = 3
     frameskip: int = 5
-    projector: Literal["mlp", "points", "components"] = "mlp"
+    projector: Literal["mlp", "points", "components", "picture"] = "mlp"
     coordinates: int = 0
 
     def __post_init__(self) -> None:
@@ -148,8 +150,8 @@ class Points(nn.Module):
 class Components(nn.Module):
     """Patch tokens ``[B, N, C]`` to their leading principal components ``[B, N, D]``.
 
-    Distances between such latents are those between tokens, as far as D components keep them. What
-    is scattered over the image, with no places to name, is compared patch by patch.
+    Distances between such latents are those between tokens, as far as D components keep them: the
+    image is compared patch by patch.
     """
 
     mean: Tensor
@@ -165,8 +167,9 @@ class Components(nn.Module):
         self.register_buffer("mean", torch.zeros(spec.token_dim))
         self.register_buffer("basis", torch.zeros(spec.token_dim, dim))
 
-    def fit(self, sample: Tensor) -> None:
-        """Find the components of the tokens ``[M, N, C]`` of some frames."""
+    def fit(self, sample: Tensor, pixels: Tensor) -> None:
+        """Find the components of the tokens ``[M, N, C]`` of some frames, without `pixels`."""
+        del pixels
         self.mean.copy_(sample.mean((0, 1)))
         varies = sample - sample.mean(0)  # what does not, such as where a patch is, says nothing
         axes = principal_axes(varies.flatten(0, 1), self.basis.shape[1])
@@ -174,6 +177,68 @@ class Components(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return ((tokens - self.mean) @ self.basis).float()
+
+
+class Picture(Components):
+    """Patch tokens ``[B, N, C]`` to a small picture of each patch ``[B, N, D]``, of n x n = D
+    cells: what can be read linearly off the patch's token of the brightness there.
+
+    What is scattered over the image has no places to name, but how far it has to be carried can be
+    told: pictures are compared in the Sobolev norm H^-1, which for small changes is the distance of
+    optimal transport (Peyre 2018).
+    """
+
+    waves: Tensor
+    weight: Tensor
+
+    def __init__(self, spec: DataSpec, tokens: int, dim: int):
+        super().__init__(spec, tokens, dim)
+        self.cells, self.patches = math.isqrt(dim), math.isqrt(tokens)
+        if self.cells**2 != dim or self.patches**2 != tokens:
+            raise UserError(
+                f"a picture needs a square of patches and a square of cells in each: there are "
+                f"{tokens} patches of {dim} channels"
+            )
+        side = self.cells * self.patches
+        count = torch.arange(side)
+        waves = torch.cos(math.pi / side * count[:, None] * (count + 0.5))
+        waves /= waves.norm(dim=1, keepdim=True)
+        self.register_buffer("waves", waves, persistent=False)
+        weight = (1 + count[:, None] ** 2 + count**2) ** -0.5
+        self.register_buffer("weight", weight)
+
+    def fit(self, sample: Tensor, pixels: Tensor) -> None:
+        """Find what tokens ``[M, N, C]`` of some frames say of their `pixels` ``[M, H, W, 3]``, by
+        ridge regression."""
+        bright = pixels.float().mean(-1).unsqueeze(1)
+        shown = self.cut(F.adaptive_avg_pool2d(bright, len(self.waves))[:, 0])
+        self.mean.copy_(sample.mean((0, 1)))
+        given = (sample - self.mean).flatten(0, 1).double()
+        gram = given.T @ given
+        gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+        target = (shown - shown.mean(0)).flatten(0, 1).double()
+        self.basis.copy_(torch.linalg.solve(gram, given.T @ target))
+        z = self(sample)
+        self.basis /= (z - z.mean(0)).std().clamp_min(1e-6)
+        # As far apart as frames are in latents that vary by 1, so that near means the same.
+        z = self(sample)
+        apart = self.distance(z, z.roll(len(z) // 2, 0)).mean()
+        self.weight *= (2 / apart.clamp_min(1e-12)).sqrt()
+
+    def cut(self, picture: Tensor) -> Tensor:
+        """A picture ``[..., side, side]`` as the cells of each patch ``[..., N, n * n]``."""
+        grid = picture.unflatten(-1, (self.patches, -1)).unflatten(-3, (self.patches, -1))
+        return grid.transpose(-3, -2).flatten(-2).flatten(-3, -2)
+
+    def whole(self, z: Tensor) -> Tensor:
+        """The reverse of `cut`."""
+        grid = z.unflatten(-1, (self.cells, -1)).unflatten(-3, (self.patches, -1))
+        return grid.transpose(-3, -2).flatten(-2).flatten(-3, -2)
+
+    def distance(self, z: Tensor, other: Tensor) -> Tensor:
+        """How far apart the pictures ``[..., N, D]`` are, squared ``[...]``."""
+        apart = self.waves @ self.whole(z - other).float() @ self.waves.T
+        return (self.weight * apart).square().sum((-2, -1))
 
 
 class Coordinates(Projector):
@@ -371,7 +436,12 @@ class WorldModel(nn.Module):
         p, d, w = config.tokens, config.dim, config.width
         proprio = len(spec.proprio_mean)
         numbers = config.context * (config.frameskip * len(spec.action_low) + proprio)
-        kinds = {"mlp": Projector, "points": Points, "components": Components}
+        kinds: dict[str, type[Projector] | type[Points] | type[Components]] = {
+            "mlp": Projector,
+            "points": Points,
+            "components": Components,
+            "picture": Picture,
+        }
         self.projector = kinds[config.projector](spec, p, d - config.coordinates)
         self.coordinates = Coordinates(spec, config.coordinates) if config.coordinates else None
         predictors: dict[str, type[MLP] | type[Local] | type[Transformer]] = {
@@ -393,6 +463,13 @@ class WorldModel(nn.Module):
         """Latents ``z [..., P, D]`` of the encoder's patch tokens ``[..., N, C]``."""
         z = self.projector(tokens)
         return z if self.coordinates is None else torch.cat([z, self.coordinates(tokens)], -1)
+
+    def distance(self, z: Tensor, other: Tensor) -> Tensor:
+        """Squared distance ``[...]`` of latents ``[..., P, D]``: the mean over all of them, or what
+        the projector knows better."""
+        if isinstance(self.projector, Picture):
+            return self.projector.distance(z, other)
+        return (z - other).square().mean((-2, -1))
 
     def read_proprio(self, z: Tensor) -> Tensor:
         """Proprio ``[..., Dp]``, env units, as seen in the latents ``z [..., P, D]``."""

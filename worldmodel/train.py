@@ -125,7 +125,7 @@ class TrainConfig:
         cache: folder for cached latents.
         steps: optimiser steps.
         joint: share of the steps that train the latents too; after that they are fixed. Components
-            are fixed from the beginning.
+            and pictures are fixed from the beginning.
         batch: clips per step.
         horizon: model steps that planners imagine by default; stored in the checkpoint.
         held_out: share of episodes kept for validation.
@@ -348,7 +348,7 @@ class Trainer:
         sample = self.episodes.clips(self.episodes.train, 512, 2, np.random.default_rng(c.seed))
         tokens = sample["frames"].float().flatten(0, 1).to(self.device)
         if isinstance(self.model.projector, Components):
-            self.model.projector.fit(tokens)
+            self.model.projector.fit(*self._seen(1024))
         self.heads = Heads(c.model, self.spec, tokens).to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizers = self._optimizers()
@@ -384,6 +384,20 @@ class Trainer:
             proprio_mean=tuple(float(x) for x in proprio.mean(0)),
             proprio_std=tuple(float(x) for x in np.maximum(proprio.std(0), 1e-6)),
         )
+
+    def _seen(self, count: int) -> tuple[Tensor, Tensor]:
+        """Tokens ``[M, N, C]`` and pixels ``[M, H, W, 3]`` of about `count` frames to train on."""
+        episodes = self.episodes.train
+        rng = np.random.default_rng(self.config.seed)
+        tokens, pixels = [], []
+        for number in rng.choice(len(episodes), min(count, len(episodes)), replace=False):
+            source, first, length = episodes[number]
+            at = first + int(rng.integers(length + 1))
+            tokens.append(self.episodes.frames[source][at])
+            pixels.append(self.datasets[source].pixels([at])[0])
+        stacked = (torch.from_numpy(np.stack(parts)).to(self.device) for parts in (tokens, pixels))
+        known, shown = stacked
+        return known.float(), shown
 
     def _normalised(self, proprio: Tensor) -> Tensor:
         return (proprio - self.model.proprio_mean) / self.model.proprio_std
@@ -481,7 +495,7 @@ class Trainer:
         """One update. Everything random depends on the seed and the step alone, so a resumed run
         repeats an uninterrupted one to the last bit."""
         c = self.config
-        joint = 0.0 if c.model.projector == "components" else c.joint
+        joint = 0.0 if isinstance(self.model.projector, Components) else c.joint
         if not self.fixed and self.step >= joint * c.steps:
             self.fix_latents()
         rng = np.random.default_rng((c.seed, self.step))
