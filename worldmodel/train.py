@@ -345,11 +345,13 @@ class Trainer:
         self.spec = self._spec()
         torch.manual_seed(c.seed)
         self.model = WorldModel(c.model, self.spec).to(self.device)
-        sample = self.episodes.clips(self.episodes.train, 512, 2, np.random.default_rng(c.seed))
-        tokens = sample["frames"].float().flatten(0, 1).to(self.device)
+        self.heads: Heads | None = None
         if isinstance(self.model.projector, Components):
             self.model.projector.fit(*self._seen(1024))
-        self.heads = Heads(c.model, self.spec, tokens).to(self.device)
+        else:
+            sample = self.episodes.clips(self.episodes.train, 512, 2, np.random.default_rng(c.seed))
+            tokens = sample["frames"].float().flatten(0, 1).to(self.device)
+            self.heads = Heads(c.model, self.spec, tokens).to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizers = self._optimizers()
         self.fixed = False  # whether frames are latents, no longer tokens
@@ -371,7 +373,8 @@ class Trainer:
         ]
 
     def _parameters(self) -> list[nn.Parameter]:
-        return [*self.model.parameters(), *self.heads.parameters()]
+        heads = self.heads.parameters() if self.heads else ()
+        return [*self.model.parameters(), *heads]
 
     def _spec(self) -> DataSpec:
         data = self.datasets[0]
@@ -441,6 +444,7 @@ class Trainer:
 
     def _latents(self, z: Tensor, tokens: Tensor, actions: Tensor) -> dict[str, Tensor]:
         """How much latents ``z [B, J, P, D]`` say of tokens and actions, and how evenly."""
+        assert self.heads is not None
         k = self.config.model.context
         latest = slice(k - 1, None)  # the frames before are mostly repeats of these
         flat = z[:, latest, :, : z.shape[-1] - self.config.model.coordinates].flatten(2)
@@ -594,7 +598,7 @@ class Trainer:
         save_checkpoint(out / "checkpoint", self.average, info)
         state = {
             "model": self.model.state_dict(),
-            "heads": self.heads.state_dict(),
+            "heads": self.heads.state_dict() if self.heads else {},
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
@@ -610,7 +614,8 @@ class Trainer:
         try:
             state = torch.load(path, weights_only=True, map_location=self.device)
             self.model.load_state_dict(state["model"])
-            self.heads.load_state_dict(state["heads"])
+            if self.heads:
+                self.heads.load_state_dict(state["heads"])
             self.average.load_state_dict(state["average"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
