@@ -190,16 +190,16 @@ class GranularChipsEnv(TopDownEnv):
         return info
 
 
-def stroke_at_chips(rng: np.random.Generator, state: Array) -> Array:
-    """A stroke ``[4]`` that begins behind a random chip and pushes it, and what is beside it,
-    towards a random place in the tray."""
+def stroke_at_chips(rng: np.random.Generator, state: Array, longest: float = 0.2) -> Array:
+    """A stroke ``[4]`` that begins behind a random chip and pushes it, and what is beside it, by up
+    to `longest` metres towards a random place in the tray."""
     places = state[2:].reshape(-1, 2)
     places = places[(places >= 0).all(1)]  # the others fell off the tray
     chip = rng.choice(places) if len(places) else rng.uniform(0.0, TRAY, 2)
     towards = rng.uniform(0.1, TRAY - 0.1, 2) - chip
     towards /= np.linalg.norm(towards) + 1e-9
     first = chip - rng.uniform(0.02, 0.06) * towards
-    last = chip + rng.uniform(0.03, 0.2) * towards
+    last = chip + rng.uniform(0.03, longest) * towards
     stroke: Array = np.concatenate([first, last]).clip(0.0, TRAY)
     return stroke
 

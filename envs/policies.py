@@ -1,9 +1,9 @@
 """Exploration policies: what the robot does while its experience is logged.
 
 A policy is a callable ``policy(obs, info) -> action``. ``"explore"`` knows the bundled tasks and
-may read the simulator's state, since it only makes data; ``"wild"`` is the same, in Push-T with
-bursts of random actions in between, as wild as a planner's first guesses; ``"random"`` works for
-any Box action space.
+may read the simulator's state, since it only makes data; ``"wild"`` is the same with random actions
+in between (in Push-T bursts of them, with chips strokes from anywhere to anywhere), as wild as a
+planner's guesses; ``"random"`` works for any Box action space.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 from envs.base import Array
-from envs.chips import GranularChipsEnv, stroke_at_chips
+from envs.chips import TRAY, GranularChipsEnv, stroke_at_chips
 from envs.maze import MazeEnv
 from envs.pusht import WORKSPACE, PushTEnv
 
@@ -35,8 +35,21 @@ def make_policy(env: gym.Env[Any, Any], name: str, rng: np.random.Generator) -> 
     if name != "random" and isinstance(env.unwrapped, MazeEnv):
         return RandomWalk(rng, space, persistence=8.0)
     if name != "random" and isinstance(env.unwrapped, GranularChipsEnv):
-        return lambda obs, info: stroke_at_chips(rng, info["state"]).astype(np.float32)
+        return Strokes(rng, wild=name == "wild")
     return RandomWalk(rng, space, persistence=2.0)
+
+
+class Strokes:
+    """Strokes at chips; if `wild`, long ones too, and every other one from anywhere to anywhere."""
+
+    def __init__(self, rng: np.random.Generator, wild: bool) -> None:
+        self.rng, self.wild = rng, wild
+
+    def __call__(self, obs: Any, info: dict[str, Any]) -> Array:
+        if self.wild and self.rng.uniform() < 0.5:
+            return self.rng.uniform(0.0, TRAY, 4).astype(np.float32)
+        longest = 0.8 * TRAY if self.wild else 0.2
+        return stroke_at_chips(self.rng, info["state"], longest).astype(np.float32)
 
 
 class RandomWalk:

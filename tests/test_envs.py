@@ -606,16 +606,20 @@ def test_chips_that_cannot_be(wrong: dict[str, Any]) -> None:
 
 
 # -------------------------------------------------------------------------------------- policies
-@pytest.mark.parametrize("name", ["explore", "wild"])
-def test_strokes_of_exploration_go_where_chips_are(make: Make, name: str) -> None:
+def test_strokes_of_exploration_go_where_chips_are_and_wild_ones_anywhere(make: Make) -> None:
     env = make("GranularChips", chips=5, image_size=16)
-    policy = make_policy(env, name, np.random.default_rng(0))
-    touched = []
-    obs, info = env.reset(seed=0)
-    for _ in range(20):
-        obs, _, _, _, info = env.step(policy(obs, info))
-        touched.append(info["contact"])
-    assert np.mean(touched) > 0.9
+    touched: dict[str, list[bool]] = {"explore": [], "wild": []}
+    longest = dict.fromkeys(touched, 0.0)
+    for name, seen in touched.items():
+        policy = make_policy(env, name, np.random.default_rng(0))
+        obs, info = env.reset(seed=0)
+        for _ in range(30):
+            stroke = policy(obs, info)
+            longest[name] = max(longest[name], float(np.linalg.norm(stroke[2:] - stroke[:2])))
+            obs, _, _, _, info = env.step(stroke)
+            seen.append(info["contact"])
+    assert np.mean(touched["explore"]) > 0.9 > np.mean(touched["wild"]) > 0.5
+    assert longest["explore"] < 0.27 < 0.4 < longest["wild"]
 
 
 def test_exploration_touches_the_block_most_of_the_time_and_keeps_it_off_the_walls(
