@@ -87,6 +87,8 @@ def ball_agent(
         model.spec,
         readable=(1.0, 0.75, 0.5, 0.1),
         horizon=3,
+        samples=40,
+        iterations=2,
     )
     settings = AgentConfig(**{"samples": 64, "iterations": 3, **config})
     return Agent(model, encoder, info, planner or planners.make("cem"), settings)
@@ -348,6 +350,18 @@ def test_a_deadline_still_gives_an_action(maze: Any) -> None:
     assert np.isfinite(agent.act(obs)).all()
     assert agent.last_plan is not None and agent.last_plan.stop_reason == "deadline"
     assert agent.last_timings["plan_ms"] > 0
+
+
+def test_the_checkpoint_says_how_many_samples_suffice_planners_that_sample() -> None:
+    agents = {
+        (name, samples): ball_agent(planners.make(name), samples=samples, iterations=None)
+        for name in ("cem", "mppi", "gradient")
+        for samples in (None, 7)
+    }
+    found = {key: (a.budget.samples, a.budget.iterations) for key, a in agents.items()}
+    assert found["cem", None] == found["mppi", None] == (40, 2)
+    assert found["gradient", None] == (8, 30) and found["gradient", 7] == (7, 30)
+    assert found["cem", 7] == (7, 2)
 
 
 def test_action_repeat_sets_how_finely_is_planned(maze: Any) -> None:

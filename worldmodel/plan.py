@@ -57,9 +57,9 @@ class PlanConfig:
     planner: str = "cem"
     """cem, mppi, cmaes or gradient."""
     samples: int | None = None
-    """Candidates per iteration; default: the planner's."""
+    """Candidates per iteration; default: the checkpoint's, or else the planner's."""
     iterations: int | None = None
-    """Iterations; default: the planner's."""
+    """Iterations; default: the checkpoint's, or else the planner's."""
     horizon: int | None = None
     """Model steps imagined; default: the checkpoint's."""
     execute: int | None = None

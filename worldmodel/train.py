@@ -128,6 +128,8 @@ class TrainConfig:
             and pictures are fixed from the beginning.
         batch: clips per step.
         horizon: model steps that planners imagine by default; stored in the checkpoint.
+        samples: candidates per iteration by default of planners that sample; stored likewise.
+        iterations: of planners that sample, by default; stored likewise.
         held_out: share of episodes kept for validation.
         seed: of initialisation and sampling.
         resume: continue from the training state in `out`.
@@ -149,6 +151,8 @@ class TrainConfig:
     joint: float = 0.3
     batch: int = 256
     horizon: int = 5
+    samples: int | None = None
+    iterations: int | None = None
     held_out: float = 0.05
     seed: int = 0
     resume: bool = False
@@ -585,6 +589,8 @@ class Trainer:
             spec=self.spec,
             readable=self.readable(),
             horizon=c.horizon,
+            samples=c.samples,
+            iterations=c.iterations,
             training={
                 "data": ",".join(path for path in (c.data, c.dynamics_data) if path),
                 "episodes": len(self.episodes.train),
