@@ -52,8 +52,9 @@ class AgentConfig:
         horizon: model steps imagined, T; None takes the checkpoint's.
         execute: environment steps carried out before planning again, at most as many as are
             planned. None takes one model step.
-        samples: candidates per iteration; None takes the checkpoint's, or else the planner's.
-        iterations: None takes the checkpoint's, or else the planner's.
+        samples: candidates per iteration; None takes the checkpoint's, or with the gradient planner
+            its own.
+        iterations: likewise.
         budget_ms: deadline of one plan in milliseconds, or None.
         proprio_weight: of the squared distance in proprio (in standard deviations of the data, each
             number weighted by how well it can be read off the goal image) against the squared
@@ -123,12 +124,12 @@ class Agent:
         self.encoder, self.info, self.planner = encoder, info, planner
         self.config = config or AgentConfig()
         self.horizon = self.config.horizon or info.horizon
-        default = planner.default_budget
-        # What suffices a planner that samples says nothing about one that follows gradients.
-        sampling = not isinstance(planner, planners.Gradient)
+        default = Budget(info.samples, info.iterations)
+        if isinstance(planner, planners.Gradient):
+            default = planner.default_budget
         self.budget = Budget(
-            self.config.samples or (sampling and info.samples) or default.samples,
-            self.config.iterations or (sampling and info.iterations) or default.iterations,
+            self.config.samples or default.samples,
+            self.config.iterations or default.iterations,
             self.config.budget_ms,
         )
         self.model = copy.deepcopy(model).eval().requires_grad_(False)

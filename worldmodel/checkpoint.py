@@ -45,9 +45,9 @@ class CheckpointInfo:
         readable: share of the variance of each number of proprio that the model reads off a single
             held-out image, from 0 (velocities, for instance) to 1.
         horizon: model steps to imagine when planning, T.
-        samples: candidates per iteration that suffice planners that sample (all but the gradient
-            planner); None leaves it to the planner.
-        iterations: the same of iterations.
+        samples: candidates per iteration that suffice planners that sample: all but the gradient
+            planner, which has its own default.
+        iterations: as many as suffice them.
         training: data, steps, minutes, seed.
         evaluation: success figures together with their protocol.
         format_version: of this file.
@@ -62,8 +62,8 @@ class CheckpointInfo:
     spec: DataSpec
     readable: tuple[float, ...]
     horizon: int = 5
-    samples: int | None = None
-    iterations: int | None = None
+    samples: int = 300
+    iterations: int = 10
     training: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION

@@ -75,9 +75,9 @@ class EvaluateConfig:
     goal_offset: int = 25
     """How many environment steps ahead the goals lie (Push-T)."""
     samples: int | None = None
-    """Candidates per iteration; default: the checkpoint's, or else the planner's."""
+    """Candidates per iteration; default: the checkpoint's (gradient: its own)."""
     iterations: int | None = None
-    """Iterations; default: the checkpoint's, or else the planner's."""
+    """Iterations; default: the checkpoint's (gradient: its own)."""
     horizon: int | None = None
     """Model steps imagined; default: the checkpoint's."""
     execute: int | None = None

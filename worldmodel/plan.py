@@ -57,9 +57,9 @@ class PlanConfig:
     planner: str = "cem"
     """cem, mppi, cmaes or gradient."""
     samples: int | None = None
-    """Candidates per iteration; default: the checkpoint's, or else the planner's."""
+    """Candidates per iteration; default: the checkpoint's (gradient: its own)."""
     iterations: int | None = None
-    """Iterations; default: the checkpoint's, or else the planner's."""
+    """Iterations; default: the checkpoint's (gradient: its own)."""
     horizon: int | None = None
     """Model steps imagined; default: the checkpoint's."""
     execute: int | None = None

@@ -151,8 +151,8 @@ class TrainConfig:
     joint: float = 0.3
     batch: int = 256
     horizon: int = 5
-    samples: int | None = None
-    iterations: int | None = None
+    samples: int = 300
+    iterations: int = 10
     held_out: float = 0.05
     seed: int = 0
     resume: bool = False
