@@ -538,5 +538,6 @@ def test_damaged_and_missing_files_are_named(checkpoint: Path, tmp_path: Path) -
 def test_bundled_names() -> None:
     assert bundled_for("envs:worldmodel/PushT-v0") == "pusht"
     assert bundled_for("worldmodel/Maze-v0") == "maze"
+    assert bundled_for("worldmodel/GranularChips-v0") == "chips"
     with pytest.raises(UserError, match="--checkpoint"):
         bundled_for("CartPole-v1")

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 BUNDLED_FOLDER = Path(__file__).parent / "checkpoints"
-BUNDLED = {"worldmodel/PushT-v0": "pusht", "worldmodel/Maze-v0": "maze"}
+BUNDLED = {
+    "worldmodel/PushT-v0": "pusht",
+    "worldmodel/Maze-v0": "maze",
+    "worldmodel/GranularChips-v0": "chips",
+}
 
 
 @dataclass(frozen=True)
