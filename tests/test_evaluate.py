@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tiny import tiny_checkpoint
 
-from worldmodel import evaluate, gallery, tasks
+from worldmodel import evaluate, gallery, judge, tasks
 from worldmodel.collect import episode_seed
 from worldmodel.errors import UserError
 from worldmodel.tasks import Task, load_goal, make_env, sample_tasks, save_goal
@@ -158,7 +158,7 @@ def test_tasks_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 # ------------------------------------------------------------------------------------ the judge
 @pytest.mark.parametrize(("successes", "episodes"), [(0, 10), (5, 10), (96, 100), (20, 20)])
 def test_wilson(successes: int, episodes: int) -> None:
-    interval = evaluate.wilson(successes, episodes)
+    interval = judge.wilson(successes, episodes)
     assert interval["rate"] == successes / episodes
     for bound in {interval["low"], interval["high"]} - {interval["rate"]}:
         # The definition: a true rate from which what was seen is just 1.96 deviations away.
@@ -179,7 +179,7 @@ def test_judge_tells_any_time_from_the_end_and_the_block_from_both(pusht: Any) -
         np.stack([goal, away, away]),  # only at the start, which does not count
         np.stack([away, away, pusher_away]),
     ]
-    outcomes = evaluate.judge(pusht, paths, [Task(away, goal, 0)] * 4)
+    outcomes = judge.judge(pusht, paths, [Task(away, goal, 0)] * 4)
     assert outcomes.success_any.tolist() == [True, True, False, False]
     assert outcomes.success_final.tolist() == [False, True, False, False]
     assert outcomes.block_any is not None and outcomes.block_final is not None
@@ -192,11 +192,11 @@ def test_judged_distance_is_one_where_success_ends(pusht: Any, maze: Any) -> Non
     at = np.stack([goal] * 3)
     at[1, 0] += 0.02
     at[2, 4] = -np.pi - 0.01 + np.deg2rad(20)  # across the seam of the angle
-    distance = evaluate.judged_distance(pusht, at, goal)
+    distance = judge.judged_distance(pusht, at, goal)
     np.testing.assert_allclose(distance, [0, 1, 1], atol=1e-6)
     goal = np.array([0.4, 0.4, 0, 0, 1])
     there = goal + [0.125, 0, 5, 5, 0]
-    assert evaluate.judged_distance(maze, there, goal) == pytest.approx(1)
+    assert judge.judged_distance(maze, there, goal) == pytest.approx(1)
 
 
 def test_chips_are_judged_by_their_distance_before_and_after(chips: Any) -> None:
@@ -205,11 +205,11 @@ def test_chips_are_judged_by_their_distance_before_and_after(chips: Any) -> None
     away[[3, 5, 7]] += 0.036  # each is two chip widths away
     apart[:2] += 0.1  # where the blade is does not matter
     paths = [np.stack([away, apart, away]), np.stack([away, away, apart])]
-    outcomes = evaluate.judge(chips, paths, [Task(away, goal, 0)] * 2)
+    outcomes = judge.judge(chips, paths, [Task(away, goal, 0)] * 2)
     assert outcomes.success_any.tolist() == [True, True]
     assert outcomes.success_final.tolist() == [False, True]
     np.testing.assert_allclose(outcomes.chamfer, [[4, 4], [4, 0]])
-    np.testing.assert_allclose(evaluate.judged_distance(chips, paths[0], goal), [16, 0, 16])
+    np.testing.assert_allclose(judge.judged_distance(chips, paths[0], goal), [16, 0, 16])
 
 
 def test_goals_of_chips_are_those_that_resetting_draws(chips: Any) -> None:
@@ -222,7 +222,7 @@ def test_goals_of_chips_are_those_that_resetting_draws(chips: Any) -> None:
 
 def test_a_mean_with_its_interval() -> None:
     values = np.random.default_rng(0).normal(3.0, 2.0, 400)
-    mean = evaluate.mean_of(values)
+    mean = judge.mean_of(values)
     assert mean["mean"] == pytest.approx(values.mean())
     half = 1.96 * values.std() / 20
     assert mean["low"] == pytest.approx(values.mean() - half, abs=0.05)
@@ -280,7 +280,7 @@ def test_the_ceiling_reaches_what_can_be_reached(checkpoint: Path, pusht: Any) -
     paths = evaluate.run_ceiling(agent, planner, budget, pusht, some, 15, 0)
     assert all(path.shape == (16, 10) for path in paths)
     for path, task in zip(paths, some, strict=True):
-        apart = evaluate.judged_distance(pusht, path, task.goal_state)
+        apart = judge.judged_distance(pusht, path, task.goal_state)
         assert apart.min() < 0.5 * apart[0]
 
 
@@ -352,7 +352,7 @@ def test_the_gallery_shows_the_worst_first(pusht: Any, tmp_path: Path) -> None:
     task = Task(far, goal, 0)
     paths = [np.stack(path) for path in ([far, goal], [far, far], [near, near], [far, goal, near])]
     paths = [np.concatenate([path, path[-1:]])[:3] for path in paths]
-    outcomes = evaluate.judge(pusht, paths, [task] * 4)
+    outcomes = judge.judge(pusht, paths, [task] * 4)
     assert gallery.worst(pusht, paths, [task] * 4, outcomes) == [1, 2, 3, 0]
     assert gallery.worst(pusht, paths, [task] * 4, outcomes, 2) == [1, 2]
     gallery.save_failures(tmp_path / "bad", pusht, paths, [task] * 4, outcomes)
