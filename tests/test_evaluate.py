@@ -365,7 +365,7 @@ def test_the_gallery_shows_the_worst_first(pusht: Any, tmp_path: Path) -> None:
     with Image.open(tmp_path / "bad" / "01.gif") as animation:
         assert animation.n_frames == 3  # type: ignore[attr-defined]
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot make folder"):
+    with pytest.raises(UserError, match="cannot write to"):
         gallery.save_failures(tmp_path / "file" / "x", pusht, paths, [task] * 4, outcomes)
 
 

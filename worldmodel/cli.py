@@ -313,6 +313,20 @@ def atomic_write_json(path: str | Path, content: Any) -> None:
     atomic_write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def writable_folder(folder: Path) -> None:
+    """Make `folder`; find out before the work whether there is a place for its results.
+
+    Raises:
+        UserError: it cannot be made, or nothing can be written to it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
+
+
 @contextlib.contextmanager
 def exclusive(path: str | Path, doing: str) -> Iterator[None]:
     """Hold the lock file `path`; the system lets go of it even if we are killed.

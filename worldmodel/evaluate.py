@@ -28,7 +28,7 @@ from envs.policies import make_policy
 from planners import Budget, Planner, Problem, Trajectory
 from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.checkpoint import bundled_for, load_checkpoint, record_evaluation
-from worldmodel.cli import Progress, atomic_write_json, parse_config
+from worldmodel.cli import Progress, atomic_write_json, parse_config, writable_folder
 from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
@@ -511,6 +511,8 @@ def main(argv: list[str] | None = None) -> int | None:
     config = parse_config(EvaluateConfig, argv, "worldmodel.evaluate", "Evaluate an agent.")
     if config.out is not None and not config.out.parent.is_dir():
         raise UserError(f"cannot write {config.out}: there is no folder {config.out.parent}")
+    if config.failures is not None:
+        writable_folder(config.failures)
     result = evaluate(config)
     if config.out is not None:
         atomic_write_json(config.out, result)

@@ -10,8 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from worldmodel.cli import atomic_write_bytes, atomic_write_text
-from worldmodel.errors import UserError
+from worldmodel.cli import atomic_write_bytes, atomic_write_text, writable_folder
 from worldmodel.judge import Outcomes, errors, judged_distance
 from worldmodel.plan import animate
 from worldmodel.tasks import Task, begin, render
@@ -48,12 +47,9 @@ def save_failures(
     ``README.md``, which shows them in a table with how far from the goal they began and ended.
 
     Raises:
-        UserError: the folder cannot be made or written to.
+        UserError: nothing can be written to the folder.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make folder {folder}: {error.strerror or error}") from None
+    writable_folder(folder)
     chosen = worst(env, paths, tasks, outcomes)
     names = list(errors(env, tasks[0].start_state, tasks[0].goal_state))
     rows = [

@@ -14,7 +14,6 @@ import io
 import json
 import math
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from PIL import Image, ImageDraw
 
 from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.checkpoint import bundled_for, load_checkpoint
-from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config
+from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config, writable_folder
 from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
@@ -307,16 +306,6 @@ def _start(
         ) from None
 
 
-def _writable_folder(folder: Path) -> None:
-    """Find out before the work whether there is a place for its results."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}") from None
-
-
 def closed_loop(config: PlanConfig) -> int:
     """Run ``--env``, write the files, print a summary; the exit status."""
     assert config.env is not None
@@ -331,7 +320,7 @@ def closed_loop(config: PlanConfig) -> int:
     check_fits(env, info)
     agent = Agent(model, encoder, info, planner, settings)
     start, goal_state = _start(config, env, sidecar)
-    _writable_folder(config.out)
+    writable_folder(config.out)
 
     log, interrupted = Log(), False
     try:
