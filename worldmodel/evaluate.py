@@ -315,7 +315,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     envs = [make_env(config.env, kwargs, info.image_size) for _ in range(count)]
     try:
         check_fits(envs[0], info)
-        variation = _variation(envs[0], config.variation)
+        variation = tuple(config.variation.split(",")) if config.variation else ()
+        try:  # before the work
+            envs[0].reset(options={"variation": variation})
+        except ValueError as error:
+            raise UserError(str(error)) from None
         share = config.episodes // config.seeds
         tasks_of = {
             seed: sample_tasks(envs[0], share, seed, config.goal_offset)
@@ -403,18 +407,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         for env in envs:
             env.close()
     return result
-
-
-def _variation(env: gym.Env[Any, Any], names: str | None) -> tuple[str, ...]:
-    """The variations that `names` lists with commas."""
-    chosen = tuple(name for name in (names or "").split(",") if name)
-    world: Any = env.unwrapped
-    for name in chosen:
-        if name not in world.variations:
-            raise UserError(
-                f"{world.task} has no variation {name!r}; it has {', '.join(world.variations)}"
-            )
-    return chosen
 
 
 def mix(*numbers: int) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from worldmodel.cli import atomic_write_bytes, atomic_write_text, writable_folder
 from worldmodel.judge import Outcomes, errors, judged_distance
-from worldmodel.plan import animate
+from worldmodel.plan import animate, judge
 from worldmodel.tasks import Task, begin, render
 
 Array = NDArray[Any]
@@ -62,8 +62,7 @@ def save_failures(
         path, task = paths[number], tasks[number]
         begin(env, task, variation)
         frames = [render(env, state) for state in path]
-        reached = np.flatnonzero([env.unwrapped.success(s, task.goal_state) for s in path[1:]])  # type: ignore[attr-defined]
-        first = int(reached[0]) + 1 if len(reached) else None
+        first = judge(env, list(path), task.goal_state)["first_success_step"]
         said = "never" if first is None else f"at step {first}"
         if outcomes.success_final[number]:
             said += ", to the end"
