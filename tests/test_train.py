@@ -24,11 +24,9 @@ from worldmodel.predictor import (
     Local,
     ModelConfig,
     Picture,
-    Points,
     WorldModel,
-    patch_places,
 )
-from worldmodel.train import LossConfig, OptimConfig, PointDecoder, TrainConfig, Trainer
+from worldmodel.train import LossConfig, OptimConfig, TrainConfig, Trainer
 
 SMALL = ModelConfig(tokens=2, dim=8, width=32, depth=1, heads=2)
 
@@ -94,63 +92,6 @@ def test_only_the_predictor_learns_from_dynamics_data(maze: Path) -> None:
     assert [len(frames) for frames in trainer.episodes.frames] == [120 * 21, 20 * 16]
     alone = Trainer(config(maze, "alone", steps=4, joint=0.5))
     assert alone.spec.proprio_mean != trainer.spec.proprio_mean  # statistics are of all frames
-
-
-def test_points_go_where_they_look() -> None:
-    """One bright patch among dark ones, which the attention of all points is drawn to."""
-    spec = DataSpec(64, 12, (-1.0,), (1.0,), (0.0,), (1.0,))
-    torch.manual_seed(0)
-    points = Points(spec, 2, 16)
-    bright, dark = torch.randn(12), torch.zeros(12)
-    tokens = dark.repeat(64, 64, 1)
-    tokens[range(64), range(64)] = bright
-    with torch.no_grad():
-        draw = points.say.weight[: points.points]
-        seen = torch.nn.functional.gelu(points.look(bright), approximate="tanh")
-        draw.copy_(10 * seen / seen.square().sum())
-    z = points(tokens).detach()
-    assert z.shape == (64, 2, 16)
-    at = z.flatten(1).unflatten(-1, (-1, 2)) / Points.SPREAD  # [64, 16, 2]
-    offset = at - points.places.unsqueeze(1)
-    assert offset.abs().max() <= points.reach
-    torch.testing.assert_close(offset, offset[:1].expand_as(offset), rtol=0, atol=1e-3)
-    with pytest.raises(UserError, match="there are 60 patches"):
-        Points(replace(spec, num_tokens=60), 2, 16)
-
-
-def test_decoder_learns_an_image_from_its_points() -> None:
-    """Two things on a table, known by where they are: every patch can be told."""
-    torch.manual_seed(0)
-    decoder, places = PointDecoder(4, 64, 1), patch_places(64)
-
-    def image(at: torch.Tensor) -> torch.Tensor:  # [M, 2, 2] -> [M, 64]
-        apart = (places[:, None] - at[:, None]).square().sum(-1)  # [M, 64, 2]
-        return (torch.exp(-apart / 0.1) * torch.tensor([1.0, -1.0])).sum(-1)
-
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=3e-3)
-    for _ in range(200):
-        at = torch.rand(64, 2, 2) * 2 - 1
-        error = (decoder(Points.SPREAD * at.flatten(1)) - image(at)).square().mean()
-        optimizer.zero_grad()
-        error.backward()
-        optimizer.step()
-    assert error < 0.05 * image(at).var()
-
-
-def test_points_are_trained_saved_and_loaded(maze: Path) -> None:
-    settings = config(maze, "points", steps=4, joint=0.5)
-    trainer = Trainer(replace(settings, model=replace(SMALL, projector="points")))
-    before = trainer.model.projector.look.weight.clone()
-    for _ in range(4):
-        trainer.train_step()
-    assert not torch.equal(trainer.model.projector.look.weight, before)
-    trainer.save()
-    model, _, info = load_checkpoint(str(maze / "points" / "checkpoint"))
-    assert info.model.projector == "points"
-    tokens = torch.randn(3, 64, 192)
-    torch.testing.assert_close(
-        model.project(tokens), trainer.average.project(tokens), rtol=0, atol=0.1
-    )
 
 
 def test_components_keep_what_varies_and_its_distances() -> None:
@@ -224,29 +165,6 @@ def test_components_are_fixed_from_the_beginning_saved_and_loaded(
     z = kept.project(torch.randn(2, 64, 192))
     distance = trainer.average.distance(z[0], z[1])
     torch.testing.assert_close(kept.distance(z[0], z[1]), distance, rtol=0.02, atol=1e-3)
-
-
-def test_coordinates_are_found_taught_and_kept(maze: Path) -> None:
-    """They are nothing at first, then learnt from the manifold of frames, then part of z."""
-    model = ModelConfig(tokens=1, dim=18, width=32, depth=1, projector="points", coordinates=2)
-    settings = replace(config(maze, "coordinates", steps=6, joint=0.5), model=model)
-    trainer = Trainer(settings)
-    for _ in range(3):
-        assert "reconstruct" in trainer.train_step()
-    tokens = torch.from_numpy(trainer.episodes.frames[0][:500]).float()
-    assert not trainer.model.project(tokens)[..., 16:].any()
-    trainer.train_step()
-    z = trainer.episodes.frames[0]
-    assert z.shape == (120 * 21, 1, 18)
-    spread = z[:, 0, 16:].std(0)
-    assert ((0.5 < spread) & (spread < 6)).all()
-    resumed = Trainer(replace(settings, resume=True))
-    resumed.resume()
-    assert resumed.step == 3  # saved as soon as they were found
-    resumed.train_step()
-    assert (resumed.episodes.frames[0] == z).all()
-    with pytest.raises(UserError, match="2 coordinates among"):
-        ModelConfig(coordinates=2)
 
 
 @pytest.mark.parametrize("joint", [0.1, 0.5])

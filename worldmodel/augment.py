@@ -125,6 +125,12 @@ class Augment:
         ]
         return globals_, locals_
 
+    def relook(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Whole images ``[B, 3, H, W]`` in [0, 1] with another look, but everything in its place;
+        normalised like crops."""
+        images, _ = self._background(images, generator)
+        return self._jitter(self._recolour(images, generator), generator)
+
     def _background(self, images: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
         """Replace the commonest colour by a texture in some images; say where the content is.
 

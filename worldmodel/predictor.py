@@ -3,11 +3,10 @@
     tokens [B, N, C] --projector--> z [B, P, D] --predictor (actions, proprio)--> next z, proprio
 
 The encoder's tokens are projected to few latents, so that imagining is cheap: planning cost is
-proportional to the number of tokens. The projector (an MLP or points by attention, trained together
-with the predictor; or principal components or small pictures, fitted before) suits what there is to
-see, the predictor (a transformer, an MLP, or a local one) what there is to know. Beside what the
-projector finds, a frame may have coordinates along the manifold of logged frames
-(`worldmodel.manifold`).
+proportional to the number of tokens. The projector (an MLP trained together with the predictor; or
+a pose, principal components or small pictures, found before) suits what there is to see, the
+predictor (a transformer, an MLP, one that takes the view of what is moved, or a local one) what
+there is to know.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class ModelConfig:
     Attributes:
         tokens: latent tokens of one frame, P.
         dim: channels of one latent token, D.
-        predictor: "transformer" (`Transformer`), "mlp" (`MLP`) or "local" (`Local`), which needs
-            one latent token for each patch.
+        predictor: "transformer" (`Transformer`), "mlp" (`MLP`), "relative" (`Relative`), which
+            needs a pose, or "local" (`Local`), which needs one latent token for each patch.
         actions: how the transformer is told of actions and proprio: "adaln", or "concat" to each
             token.
         width: of the predictor.
@@ -39,31 +38,30 @@ class ModelConfig:
         heads: attention heads of the transformer.
         context: frames the predictor sees, K.
         frameskip: primitive actions per model step, F.
-        projector: how tokens become latents: "mlp" (`Projector`), "points" (`Points`), or
-            "components" (`Components`) or "picture" (`Picture`), which need one latent token for
-            each patch.
-        coordinates: how many of the channels of a latent token, its last ones, are coordinates
-            along the manifold of frames (`worldmodel.manifold`), which no other latents have:
-            needs 1 token.
+        projector: how tokens become latents: "mlp" (`Projector`), "pose" (`Pose`), which has one
+            latent token of dim 6, or "components" (`Components`) or "picture" (`Picture`), which
+            need one latent token for each patch.
     """
 
     tokens: int = 4
     dim: int = 32
-    predictor: Literal["transformer", "mlp", "local"] = "transformer"
+    predictor: Literal["transformer", "mlp", "relative", "local"] = "transformer"
     actions: Literal["adaln", "concat"] = "adaln"
     width: int = 192
     depth: int = 4
     heads: int = 4
     context: int = 3
     frameskip: int = 5
-    projector: Literal["mlp", "points", "components", "picture"] = "mlp"
-    coordinates: int = 0
+    projector: Literal["mlp", "pose", "components", "picture"] = "mlp"
 
     def __post_init__(self) -> None:
-        if self.coordinates and (self.tokens > 1 or not 0 < self.coordinates < self.dim):
+        if self.projector == "pose" and (self.tokens, self.dim) != (1, Pose.DIM):
             raise UserError(
-                f"{self.coordinates} coordinates among the channels of {self.tokens} latent tokens "
-                f"of dim {self.dim}: use 1 token, and a dim above the coordinates"
+                f"a pose is 1 latent token of dim {Pose.DIM}, not {self.tokens} of {self.dim}"
+            )
+        if self.predictor == "relative" and self.projector != "pose":
+            raise UserError(
+                f"the predictor 'relative' needs the projector 'pose', not {self.projector!r}"
             )
 
 
@@ -110,41 +108,76 @@ class Projector(nn.Module):
         return self.mix(self.narrow(tokens).flatten(-2)).unflatten(-1, self.shape).float()
 
 
-class Points(nn.Module):
-    """Patch tokens ``[B, N, C]`` of a square image to latents ``[B, P, D]``, which are the places
-    of ``P * D / 2`` points: each looks at some patches, by attention, and says where in them it is
-    (spatial softmax, Finn et al. 2016; keypoints, Jakab et al. 2018).
+class Pose(nn.Module):
+    """Patch tokens ``[B, N, C]`` of a square image to latents ``[B, 1, 6]``: the place of the one
+    thing that the robot moves, how it is turned, and the place of the robot. `worldmodel.pose`
+    teaches it.
 
-    When a thing moves, the points that look at it move along, so that its pose is nearly linear in
-    the latents, and distances between latents are distances in the image.
+    Place and robot are found by attention to patches, from what is in and around them; how the
+    thing is turned is read off what is there. The turn is a vector as long as the thing's radius of
+    gyration: so the squared distance between two poses is that between the parts of the thing,
+    on average.
     """
 
-    SHARPNESS = 3.0  # of the attention at first
-    REACH = 1.5  # how far from the centres of its patches a point can be, in patches
-    SPREAD = 3.0  # latents per half of the image: makes their standard deviation about 1
+    DIM = 6
+    SPREAD = 9.0  # latents per half of the image: then 2 cm in half a metre are near (AgentConfig)
 
     places: Tensor
+    radius: Tensor
 
-    def __init__(self, spec: DataSpec, tokens: int, dim: int, hidden: int = 128):
+    def __init__(self, spec: DataSpec, narrow: int = 64, width: int = 256):
         super().__init__()
-        side, size = math.isqrt(spec.num_tokens), tokens * dim
-        if side < 2 or side**2 != spec.num_tokens or size % 2:
-            raise UserError(
-                f"points need a square of patches and an even number of latents: there are "
-                f"{spec.num_tokens} patches and {size} latents"
-            )
-        self.shape, self.points = (tokens, dim), size // 2
-        self.reach = self.REACH * 2 / (side - 1)
-        self.look = nn.Linear(spec.token_dim, hidden)
-        self.say = nn.Linear(hidden, self.points * 3)
-        self.register_buffer("places", patch_places(spec.num_tokens), persistent=False)
+        self.side = math.isqrt(spec.num_tokens)
+        if self.side < 2 or self.side**2 != spec.num_tokens:
+            raise UserError(f"a pose needs a square of patches: there are {spec.num_tokens}")
+        places = patch_places(spec.num_tokens).flip(-1) * (1 - 1 / self.side)  # x, y
+        self.register_buffer("places", places, persistent=False)
+        self.register_buffer("radius", torch.tensor(0.0))  # in half images; 0 until it was taught
+        self.narrow = nn.Sequential(nn.LayerNorm(spec.token_dim), nn.Linear(spec.token_dim, narrow))
+        self.around = nn.Conv2d(narrow, width, 3, padding=1)
+        self.mix = nn.Linear(width, width)
+        self.farther = nn.Conv2d(width, width, 3, padding=1, groups=8)
+        self.last = nn.Linear(width, width)
+        self.attend = nn.Linear(width, 2)  # to the thing, to the robot
+        self.offset = nn.Linear(width, 4)
+        self.read = nn.Sequential(
+            nn.Linear(2 * width, width), nn.GELU(approximate="tanh"), nn.Linear(width, 6)
+        )
+
+    def see(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Place of the thing and, as a unit vector, its turn, and place of the robot, ``[B, 2]``
+        each: x to the right, y down, in half images from the middle."""
+
+        def gelu(x: Tensor) -> Tensor:
+            return F.gelu(x, approximate="tanh")
+
+        def image(x: Tensor) -> Tensor:
+            return x.transpose(1, 2).unflatten(-1, (self.side, self.side))
+
+        def patches(x: Tensor) -> Tensor:
+            return x.flatten(2).transpose(1, 2)
+
+        x = gelu(patches(self.around(image(self.narrow(tokens)))))
+        x = x + gelu(self.mix(x))
+        x = x + self.last(gelu(patches(self.farther(image(x)))))
+        attention = self.attend(x).float().softmax(1)  # [B, N, 2]
+        offset = self.offset(x).float().tanh().unflatten(-1, (2, 2)) / 4
+        points = (attention.unsqueeze(-1) * (self.places.unsqueeze(1) + offset)).sum(1)
+        there = (attention.transpose(1, 2).to(x.dtype) @ x).flatten(1)  # [B, 2 width]
+        nudge, turn = self.read(there).float().split([4, 2], -1)
+        points = points + nudge.tanh().unflatten(-1, (2, 2)) / 4
+        return points[:, 0], F.normalize(turn, dim=-1, eps=1e-3), points[:, 1]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        said = self.say(F.gelu(self.look(tokens), approximate="tanh")).float()
-        attention = (self.SHARPNESS * said[..., : self.points]).softmax(-2).unsqueeze(-1)
-        offset = self.reach * said[..., self.points :].unflatten(-1, (self.points, 2)).tanh()
-        points = (attention * (self.places.unsqueeze(1) + offset)).sum(-3)
-        return self.SPREAD * points.flatten(-2).unflatten(-1, self.shape)
+        place, turn, robot = self.see(tokens.flatten(0, -3))
+        z = self.SPREAD * torch.cat([place, self.radius * turn, robot], -1)
+        return z.unflatten(0, tokens.shape[:-2]).unsqueeze(-2)
+
+
+def turned(points: Tensor, spun: Tensor) -> Tensor:
+    """Points ``[..., 2]``, turned as the unit vectors `spun` ``[..., 2]`` are from the x axis."""
+    (x, y), (cos, sin) = points.unbind(-1), spun.unbind(-1)
+    return torch.stack([x * cos - y * sin, x * sin + y * cos], -1)
 
 
 class Components(nn.Module):
@@ -239,23 +272,6 @@ class Picture(Components):
         """How far apart the pictures ``[..., N, D]`` are, squared ``[...]``."""
         apart = self.waves @ self.whole(z - other).float() @ self.waves.T
         return (self.weight * apart).square().sum((-2, -1))
-
-
-class Coordinates(Projector):
-    """Patch tokens ``[B, N, C]`` to coordinates along the manifold of frames ``[B, 1, D]``, which
-    `worldmodel.manifold` teaches it. Until then, when `scale` is 0, they are 0."""
-
-    SCALE = 3.0  # as strong as several points, because there are few of them
-
-    scale: Tensor
-
-    def __init__(self, spec: DataSpec, coordinates: int):
-        super().__init__(spec, 1, coordinates)
-        self.register_buffer("scale", torch.tensor(0.0))
-        self.requires_grad_(False)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.scale * super().forward(tokens)
 
 
 def principal_axes(vectors: Tensor, count: int) -> Tensor:
@@ -381,6 +397,43 @@ class MLP(nn.Module):
         return self.next_z(x).unflatten(-1, self.shape), self.next_proprio(x)
 
 
+class Relative(MLP):
+    """`MLP` for latents that are a `Pose`: it is also told where the robot is and goes as seen from
+    the thing, and says how the thing moves as seen from itself. So what is seen to happen in one
+    pose is known for all of them, up to the walls."""
+
+    steering: Tensor
+
+    def __init__(self, config: ModelConfig, numbers: int, proprio: int):
+        """As `MLP`."""
+        self.frames = (config.context, config.frameskip)
+        size = (numbers // config.context - proprio) // config.frameskip  # of an action
+        super().__init__(config, numbers + 2 * config.context * (1 + config.frameskip), proprio)
+        self.next_z = nn.Linear(config.width, 5)  # the thing's x, y and angle, the robot's x, y
+        self.register_buffer("steering", torch.zeros(size, 2))
+
+    def steer(self, actions: Tensor, moves: Tensor) -> None:
+        """Learn where in the image actions lead: from normalised `actions` ``[M, A]`` of
+        environment steps and what the robot's place changed by in them ``[M, 2]``."""
+        found = torch.linalg.lstsq(actions.double(), moves.double()).solution
+        self.steering.copy_(found / torch.linalg.matrix_norm(found, 2).clamp_min(1e-9))
+
+    def forward(self, z: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Transformer`."""
+        place, turn, robot = z[:, :, 0].split(2, -1)  # [B, K, 2]
+        facing = F.normalize(turn, dim=-1, eps=1e-3)
+        back = facing * facing.new_tensor([1.0, -1.0])
+        actions = given[:, : math.prod(self.frames) * len(self.steering)]
+        going = actions.unflatten(-1, (*self.frames, -1)) @ self.steering  # [B, K, F, 2]
+        apart, going = turned(robot - place, back), turned(going, back.unsqueeze(2))
+        told = [z.flatten(1) / 2, apart.flatten(1) / 2, going.flatten(1), given]  # of about 1
+        x = self.norm(self.blocks(torch.cat(told, -1)))
+        shift, angle, moved = self.next_z(x).float().split([2, 1, 2], -1)
+        spun = torch.cat([angle.cos(), angle.sin()], -1)
+        change = [turned(shift, facing[:, -1]), turned(turn[:, -1], spun) - turn[:, -1], moved]
+        return torch.cat(change, -1).unsqueeze(1), self.next_proprio(x)
+
+
 class Local(nn.Module):
     """How latents change in a model step, for each patch from what lies around it: the same small
     MLP everywhere, so that what is seen to happen in one place is known for all of them. What
@@ -436,16 +489,17 @@ class WorldModel(nn.Module):
         p, d, w = config.tokens, config.dim, config.width
         proprio = len(spec.proprio_mean)
         numbers = config.context * (config.frameskip * len(spec.action_low) + proprio)
-        kinds: dict[str, type[Projector] | type[Points] | type[Components]] = {
+        kinds: dict[str, type[Projector] | type[Components]] = {
             "mlp": Projector,
-            "points": Points,
             "components": Components,
             "picture": Picture,
         }
-        self.projector = kinds[config.projector](spec, p, d - config.coordinates)
-        self.coordinates = Coordinates(spec, config.coordinates) if config.coordinates else None
+        self.projector = (
+            Pose(spec) if config.projector == "pose" else kinds[config.projector](spec, p, d)
+        )
         predictors: dict[str, type[MLP] | type[Local] | type[Transformer]] = {
             "mlp": MLP,
+            "relative": Relative,
             "local": Local,
             "transformer": Transformer,
         }
@@ -461,15 +515,16 @@ class WorldModel(nn.Module):
 
     def project(self, tokens: Tensor) -> Tensor:
         """Latents ``z [..., P, D]`` of the encoder's patch tokens ``[..., N, C]``."""
-        z = self.projector(tokens)
-        return z if self.coordinates is None else torch.cat([z, self.coordinates(tokens)], -1)
+        z: Tensor = self.projector(tokens)
+        return z
 
     def distance(self, z: Tensor, other: Tensor) -> Tensor:
         """Squared distance ``[...]`` of latents ``[..., P, D]``: the mean over all of them, or what
-        the projector knows better."""
+        the projector knows better. In a pose the robot's place does not count: proprio does."""
         if isinstance(self.projector, Picture):
             return self.projector.distance(z, other)
-        return (z - other).square().mean((-2, -1))
+        counts = slice(4 if isinstance(self.projector, Pose) else None)
+        return (z - other)[..., counts].square().mean((-2, -1))
 
     def read_proprio(self, z: Tensor) -> Tensor:
         """Proprio ``[..., Dp]``, env units, as seen in the latents ``z [..., P, D]``."""

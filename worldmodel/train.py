@@ -6,9 +6,9 @@ Tokens of every frame are computed once and memory-mapped. A step draws random c
 the next frames from real ones (teacher forcing) and from its own predictions (rollout). First
 projector and predictor are trained together, the latents kept informative by reconstruction of the
 frozen tokens, by an inverse model and by the variance and covariance terms of VICReg (Bardes et al.
-2022). Then coordinates along the manifold of frames are found, if the model has any, the latents
-stay as they are, are computed once for every frame, and the predictor alone is trained on: its
-targets hold still, and a step costs less. `OUT/metrics.jsonl` has one line per `log_every`
+2022). Then the latents stay as they are, are computed once for every frame, and the predictor alone
+is trained on: its targets hold still, and a step costs less. Poses, components and pictures are
+found before the first step. `OUT/metrics.jsonl` has one line per `log_every`
 steps, with only predict, proprio and read_proprio once the latents are fixed:
 
     step, minutes, samples_per_s   where the run is and how fast
@@ -53,14 +53,14 @@ from worldmodel.cli import Progress, parse_config, progress, run
 from worldmodel.data import Dataset, LatentCache, open_dataset, split
 from worldmodel.encoder import load_encoder
 from worldmodel.errors import UserError
-from worldmodel.manifold import hidden_coordinates, teach
+from worldmodel.pose import learn_pose
 from worldmodel.predictor import (
     Components,
     DataSpec,
     ModelConfig,
-    Points,
+    Pose,
+    Relative,
     WorldModel,
-    patch_places,
     principal_axes,
 )
 
@@ -124,8 +124,8 @@ class TrainConfig:
         out: folder for the checkpoint, metrics and training state.
         cache: folder for cached latents.
         steps: optimiser steps.
-        joint: share of the steps that train the latents too; after that they are fixed. Components
-            and pictures are fixed from the beginning.
+        joint: share of the steps that train the latents too; after that they are fixed. Poses,
+            components and pictures are fixed from the beginning.
         batch: clips per step.
         horizon: model steps that planners imagine by default; stored in the checkpoint.
         samples: candidates per iteration by default of planners that sample; stored likewise.
@@ -202,17 +202,18 @@ class Episodes:
         self.actions = [np.nan_to_num(d.actions) for d in datasets]
 
     def sample(self, about: int) -> tuple[Array, Array, Array]:
-        """Evenly spaced frames to train on, `about` so many in all: what is known of them, their
-        proprio, and whether the next one is of the same episode, bool ``[M - 1]``."""
+        """Evenly spaced frames to train on, `about` so many in all: their datasets ``[M]``, where
+        in these they are ``[M]``, and whether the next one is of the same episode, bool
+        ``[M - 1]``."""
         stride = math.ceil(sum(length + 1 for _, _, length in self.train) / about)
-        frames, proprio, number = [], [], []
-        for i, (source, first, length) in enumerate(self.train):
-            at = slice(first, first + length + 1, stride)
-            frames.append(self.frames[source][at])
-            proprio.append(self.proprio[source][at])
-            number.append(np.full(len(frames[-1]), i))
-        episode = np.concatenate(number)
-        return np.concatenate(frames), np.concatenate(proprio), episode[1:] == episode[:-1]
+        parts = [
+            (i, source, np.arange(first, first + length + 1, stride))
+            for i, (source, first, length) in enumerate(self.train)
+        ]
+        episode = np.concatenate([np.full(len(frames), i) for i, _, frames in parts])
+        sources = np.concatenate([np.full(len(frames), source) for _, source, frames in parts])
+        frames = np.concatenate([frames for _, _, frames in parts])
+        return sources, frames, episode[1:] == episode[:-1]
 
     def clips(
         self,
@@ -244,37 +245,6 @@ class Episodes:
         )
 
 
-class PointDecoder(nn.Module):
-    """Renders the components of tokens from points ``[..., 2 K]``. What a patch holds follows from
-    how far away the points are, and where; they are felt through Gaussians of two widths. So only a
-    point that is near a thing can say where the thing is (Minderer et al. 2019)."""
-
-    WIDTHS = (0.15, 0.45)  # of half the image
-
-    places: Tensor
-
-    def __init__(self, latents: int, num_tokens: int, channels: int):
-        super().__init__()
-        self.register_buffer("places", patch_places(num_tokens).unsqueeze(1), persistent=False)
-        self.net = nn.Sequential(
-            nn.Linear(latents // 2 * 3 * len(self.WIDTHS), 256),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(256, 128),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(128, channels),
-        )
-
-    def forward(self, z: Tensor) -> Tensor:
-        points = (z / Points.SPREAD).unflatten(-1, (-1, 2)).unsqueeze(-3)
-        apart = self.places - points  # [..., N, K, 2]
-        square = apart.square().sum(-1, keepdim=True)
-        felt = []
-        for width in self.WIDTHS:
-            near = torch.exp(-square / (2 * width**2))
-            felt += [near, near * apart / width]
-        return self.net(torch.cat([f.flatten(-2) for f in felt], -1)).flatten(-2)
-
-
 class Heads(nn.Module):
     """What only training needs: the token decoder and the inverse model."""
 
@@ -285,28 +255,21 @@ class Heads(nn.Module):
     def __init__(self, config: ModelConfig, spec: DataSpec, sample: Tensor):
         """`sample` ``[M, N, C]``: tokens of some frames, for the principal components."""
         super().__init__()
-        points = config.projector == "points"
-        # Points learn to follow small things, too, if rarer components weigh as much.
-        channels = min(48 if points else 12, spec.token_dim)
+        channels = min(12, spec.token_dim)
         basis = principal_axes(sample.flatten(0, 1), channels)
         target = (sample - sample.mean(0)) @ basis
         self.register_buffer("basis", basis)
         self.register_buffer("mean", sample.mean(0))
-        scale = target.flatten(0, 1).std(0) if points else target.std()
-        self.register_buffer("scale", scale.clamp_min(1e-6))
-        latent = config.tokens * (config.dim - config.coordinates)
+        self.register_buffer("scale", target.std().clamp_min(1e-6))
+        latent = config.tokens * config.dim
         actions = config.frameskip * len(spec.action_low)
-        self.decoder: nn.Module
-        if points:
-            self.decoder = PointDecoder(latent, spec.num_tokens, channels)
-        else:
-            self.decoder = nn.Sequential(
-                nn.Linear(latent, 512),
-                nn.GELU(approximate="tanh"),
-                nn.Linear(512, 1024),
-                nn.GELU(approximate="tanh"),
-                nn.Linear(1024, spec.num_tokens * channels),
-            )
+        self.decoder = nn.Sequential(
+            nn.Linear(latent, 512),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(512, 1024),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(1024, spec.num_tokens * channels),
+        )
         self.inverse = nn.Sequential(
             nn.Linear(2 * latent, 512), nn.GELU(approximate="tanh"), nn.Linear(512, actions)
         )
@@ -343,7 +306,8 @@ class Trainer:
         # Random reads from disk are slow: hold the tokens in memory where they fit.
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
         seen = self.tokens[: len(joint)]
-        if sum(tokens.nbytes for tokens in seen) < 0.6 * free:
+        self.joint = c.joint if c.model.projector == "mlp" else 0.0
+        if self.joint and sum(tokens.nbytes for tokens in seen) < 0.6 * free:
             seen = [np.array(tokens) for tokens in seen]
         self.episodes = Episodes(joint, seen, c.model.frameskip, c.held_out)
         self.spec = self._spec()
@@ -352,7 +316,7 @@ class Trainer:
         self.heads: Heads | None = None
         if isinstance(self.model.projector, Components):
             self.model.projector.fit(*self._seen(1024))
-        else:
+        elif self.joint:
             sample = self.episodes.clips(self.episodes.train, 512, 2, np.random.default_rng(c.seed))
             tokens = sample["frames"].float().flatten(0, 1).to(self.device)
             self.heads = Heads(c.model, self.spec, tokens).to(self.device)
@@ -451,7 +415,7 @@ class Trainer:
         assert self.heads is not None
         k = self.config.model.context
         latest = slice(k - 1, None)  # the frames before are mostly repeats of these
-        flat = z[:, latest, :, : z.shape[-1] - self.config.model.coordinates].flatten(2)
+        flat = z[:, latest].flatten(2)
         decoded = self.heads.decoder(flat).float()
         target = self.heads.target(tokens[:, latest])
         guessed = self.heads.inverse(torch.cat([flat[:, :-1], flat[:, 1:]], -1)).float()
@@ -474,19 +438,46 @@ class Trainer:
         """From here on a frame is its latents, as the averaged projector gives them, and the
         episodes are those of all datasets."""
         model, average = self.model, self.average
+        if isinstance(average.projector, Pose) and not average.projector.radius:
+            self._learn_pose(average.projector)
         model.projector.load_state_dict(average.projector.state_dict())
         model.projector.requires_grad_(False)
-        if model.coordinates and average.coordinates and not average.coordinates.scale:
-            tokens, proprio, follows = self.episodes.sample(110_000)
-            count, seed = self.config.model.coordinates, self.config.seed
-            found = hidden_coordinates(tokens, self._project(tokens), proprio, follows, count)
-            teach(average.coordinates, tokens, found, seed)
-            model.coordinates.load_state_dict(average.coordinates.state_dict())
-            self.save()
         latents = [self._project(tokens) for tokens in self.tokens]
+        if isinstance(average.predictor, Relative) and not average.predictor.steering.any():
+            self._learn_steering(average.predictor, latents)
+            model.predictor.load_state_dict(average.predictor.state_dict())
+            self.save()
         frameskip, held_out = self.config.model.frameskip, self.config.held_out
         self.episodes = Episodes(self.datasets, latents, frameskip, held_out)
         self.fixed = True
+
+    def _learn_pose(self, pose: Pose) -> None:
+        sources, frames, follows = self.episodes.sample(110_000)
+
+        def of_all(read: Any, part: slice = slice(None)) -> Array:
+            """What `read` gives for frames of a dataset, for a part of the sampled ones."""
+            chosen, at = sources[part], frames[part]  # in the order of the datasets
+            return np.concatenate([read(i, at[chosen == i]) for i in np.unique(chosen)])
+
+        learn_pose(
+            pose,
+            self.encoder,
+            lambda part: of_all(lambda i, at: self.datasets[i].pixels(at), part),
+            of_all(lambda i, at: self.tokens[i][at]),
+            of_all(lambda i, at: self.episodes.proprio[i][at]),
+            follows,
+            self.config.seed,
+        )
+
+    def _learn_steering(self, predictor: Relative, latents: list[Array]) -> None:
+        low, high = self.model.action_low.cpu(), self.model.action_high.cpu()
+        actions, moves = [], []
+        for data, z in zip(self.datasets, latents, strict=True):
+            acted = np.flatnonzero(data.has_action)
+            taken = torch.from_numpy(data.actions[acted])
+            actions.append((2 * taken - low - high) / (high - low))
+            moves.append(torch.from_numpy(z[acted + 1, 0, 4:] - z[acted, 0, 4:]))
+        predictor.steer(torch.cat(actions), torch.cat(moves))
 
     @torch.no_grad()
     def _project(self, tokens: Array) -> Array:
@@ -503,8 +494,7 @@ class Trainer:
         """One update. Everything random depends on the seed and the step alone, so a resumed run
         repeats an uninterrupted one to the last bit."""
         c = self.config
-        joint = 0.0 if isinstance(self.model.projector, Components) else c.joint
-        if not self.fixed and self.step >= joint * c.steps:
+        if not self.fixed and self.step >= self.joint * c.steps:
             self.fix_latents()
         rng = np.random.default_rng((c.seed, self.step))
         frames = c.model.context + c.loss.rollout
