@@ -365,6 +365,19 @@ def test_probe_command_line(
     assert "pusher_x" in capsys.readouterr().err
 
 
+def test_another_look_leaves_everything_in_its_place() -> None:
+    """Two halves of an image, of other colours each time: the border between them stays."""
+    halves = torch.full((60, 3, 56, 56), 0.9)
+    halves[..., 20:] = 0.3
+    config = AugmentConfig(global_size=56, recolour=1.0, background=0.0, noise=0.0)
+    textures = torch.from_numpy(dead_leaves(4, 56, 0))
+    look = Augment(config, textures, torch.zeros(3), torch.ones(3))
+    seen = look.relook(halves.clone(), torch.Generator().manual_seed(0))
+    assert seen.shape == halves.shape and seen[:, :, 0, 0].std(0).min() > 0.1
+    jumps = seen.diff(dim=-1).abs().sum((1, 2))
+    assert (jumps.argmax(1) == 19).float().mean() > 0.9
+
+
 def test_augment_needs_no_global_state(images: np.ndarray) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()

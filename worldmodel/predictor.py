@@ -403,6 +403,8 @@ class Relative(MLP):
     pose is known for all of them, up to the walls."""
 
     steering: Tensor
+    robot: Tensor
+    middle: Tensor
 
     def __init__(self, config: ModelConfig, numbers: int, proprio: int):
         """As `MLP`."""
@@ -411,20 +413,32 @@ class Relative(MLP):
         super().__init__(config, numbers + 2 * config.context * (1 + config.frameskip), proprio)
         self.next_z = nn.Linear(config.width, 5)  # the thing's x, y and angle, the robot's x, y
         self.register_buffer("steering", torch.zeros(size, 2))
+        self.register_buffer("robot", torch.zeros(proprio, 2))
+        self.register_buffer("middle", torch.zeros(2))
 
-    def steer(self, actions: Tensor, moves: Tensor) -> None:
-        """Learn where in the image actions lead: from normalised `actions` ``[M, A]`` of
-        environment steps and what the robot's place changed by in them ``[M, 2]``."""
-        found = torch.linalg.lstsq(actions.double(), moves.double()).solution
+    def orient(self, told: nn.Linear, actions: Tensor, changes: Tensor) -> None:
+        """Learn where in the image the robot is and where actions lead.
+
+        Args:
+            told: of normalised proprio, the robot's place in half images.
+            actions: of environment steps, normalised, ``[M, A]``.
+            changes: of normalised proprio in these steps ``[M, Dp]``.
+        """
+        with torch.no_grad():
+            self.robot.copy_(Pose.SPREAD * told.weight.T)
+            self.middle.copy_(Pose.SPREAD * told.bias)
+        moves = changes.double() @ self.robot.cpu().double()
+        found = torch.linalg.lstsq(actions.double(), moves).solution
         self.steering.copy_(found / torch.linalg.matrix_norm(found, 2).clamp_min(1e-9))
 
     def forward(self, z: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         """As `Transformer`."""
-        place, turn, robot = z[:, :, 0].split(2, -1)  # [B, K, 2]
+        place, turn, _ = z[:, :, 0].split(2, -1)  # [B, K, 2]
         facing = F.normalize(turn, dim=-1, eps=1e-3)
         back = facing * facing.new_tensor([1.0, -1.0])
-        actions = given[:, : math.prod(self.frames) * len(self.steering)]
-        going = actions.unflatten(-1, (*self.frames, -1)) @ self.steering  # [B, K, F, 2]
+        acted = math.prod(self.frames) * len(self.steering)
+        going = given[:, :acted].unflatten(-1, (*self.frames, -1)) @ self.steering  # [B, K, F, 2]
+        robot = given[:, acted:].unflatten(-1, (self.frames[0], -1)) @ self.robot + self.middle
         apart, going = turned(robot - place, back), turned(going, back.unsqueeze(2))
         told = [z.flatten(1) / 2, apart.flatten(1) / 2, going.flatten(1), given]  # of about 1
         x = self.norm(self.blocks(torch.cat(told, -1)))
@@ -530,6 +544,12 @@ class WorldModel(nn.Module):
         """Proprio ``[..., Dp]``, env units, as seen in the latents ``z [..., P, D]``."""
         return self.proprio_head(z.flatten(-2)).float() * self.proprio_std + self.proprio_mean
 
+    def normalised_actions(self, actions: Tensor) -> Tensor:
+        """Actions of one or several steps ``[..., n*A]``, the bounds at -1 and 1."""
+        times = actions.shape[-1] // len(self.action_low)
+        low, high = self.action_low.repeat(times), self.action_high.repeat(times)
+        return (2 * actions - low - high) / (high - low)
+
     def predict(self, z: Tensor, proprio: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """One model step.
 
@@ -541,8 +561,7 @@ class WorldModel(nn.Module):
         Returns:
             Next latents ``[B, P, D]`` and next proprio ``[B, Dp]``.
         """
-        low, high = (t.repeat(self.config.frameskip) for t in (self.action_low, self.action_high))
-        action = (2 * actions - low - high) / (high - low)
+        action = self.normalised_actions(actions)
         measured = (proprio - self.proprio_mean) / self.proprio_std
         given = torch.cat([action.flatten(1), measured.flatten(1)], -1)
         change, moved = self.predictor(z, given)

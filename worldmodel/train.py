@@ -379,7 +379,7 @@ class Trainer:
             clips[name].to(self.device) for name in ("frames", "proprio", "actions")
         )
         if self.fixed:
-            terms = self._imagination(frames, proprio, actions)
+            terms = self._imagination(frames.float(), proprio, actions)
         else:
             tokens = frames.bfloat16()
             z = self.model.project(tokens)
@@ -440,13 +440,11 @@ class Trainer:
         model, average = self.model, self.average
         if isinstance(average.projector, Pose) and not average.projector.radius:
             self._learn_pose(average.projector)
+            model.predictor.load_state_dict(average.predictor.state_dict())
+            self.save()
         model.projector.load_state_dict(average.projector.state_dict())
         model.projector.requires_grad_(False)
         latents = [self._project(tokens) for tokens in self.tokens]
-        if isinstance(average.predictor, Relative) and not average.predictor.steering.any():
-            self._learn_steering(average.predictor, latents)
-            model.predictor.load_state_dict(average.predictor.state_dict())
-            self.save()
         frameskip, held_out = self.config.model.frameskip, self.config.held_out
         self.episodes = Episodes(self.datasets, latents, frameskip, held_out)
         self.fixed = True
@@ -459,35 +457,36 @@ class Trainer:
             chosen, at = sources[part], frames[part]  # in the order of the datasets
             return np.concatenate([read(i, at[chosen == i]) for i in np.unique(chosen)])
 
-        learn_pose(
+        mean, std = (
+            np.array(numbers, np.float32)
+            for numbers in (self.spec.proprio_mean, self.spec.proprio_std)
+        )
+        told = learn_pose(
             pose,
             self.encoder,
             lambda part: of_all(lambda i, at: self.datasets[i].pixels(at), part),
             of_all(lambda i, at: self.tokens[i][at]),
-            of_all(lambda i, at: self.episodes.proprio[i][at]),
+            of_all(lambda i, at: (self.episodes.proprio[i][at] - mean) / std),
             follows,
             self.config.seed,
         )
-
-    def _learn_steering(self, predictor: Relative, latents: list[Array]) -> None:
-        low, high = self.model.action_low.cpu(), self.model.action_high.cpu()
-        actions, moves = [], []
-        for data, z in zip(self.datasets, latents, strict=True):
-            acted = np.flatnonzero(data.has_action)
-            taken = torch.from_numpy(data.actions[acted])
-            actions.append((2 * taken - low - high) / (high - low))
-            moves.append(torch.from_numpy(z[acted + 1, 0, 4:] - z[acted, 0, 4:]))
-        predictor.steer(torch.cat(actions), torch.cat(moves))
+        if isinstance(self.average.predictor, Relative):
+            actions, changes = [], []
+            for data, proprio in zip(self.datasets, self.episodes.proprio, strict=False):
+                acted = np.flatnonzero(data.has_action)
+                actions.append(self.model.normalised_actions(torch.from_numpy(data.actions[acted])))
+                changes.append(torch.from_numpy((proprio[acted + 1] - proprio[acted]) / std))
+            self.average.predictor.orient(told, torch.cat(actions), torch.cat(changes))
 
     @torch.no_grad()
     def _project(self, tokens: Array) -> Array:
-        """Latents ``[M, P, D]`` of tokens ``[M, N, C]``."""
+        """Latents ``[M, P, D]`` of tokens ``[M, N, C]``, float16."""
         parts = []
         with torch.autocast(self.device.type, torch.bfloat16):
             starts = range(0, len(tokens), 2048)
             for at in progress(starts, len(starts), "latents"):
                 part = torch.from_numpy(np.array(tokens[at : at + 2048])).to(self.device)
-                parts.append(self.average.project(part).cpu())
+                parts.append(self.average.project(part).half().cpu())
         return torch.cat(parts).numpy()
 
     def train_step(self) -> dict[str, float]:
@@ -535,7 +534,7 @@ class Trainer:
         batch = self.episodes.clips(self.episodes.held_out, clips, k + depth, rng)
         frames = batch["frames"].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
-            z = frames if self.fixed else model.project(frames.float())
+            z = frames.float() if self.fixed else model.project(frames.float())
             proprio, actions = batch["proprio"].to(self.device), batch["actions"].to(self.device)
             imagined = model.rollout(
                 z[:, :k], proprio[:, :k], actions[:, : k - 1], actions[:, None, k - 1 :]
@@ -559,7 +558,7 @@ class Trainer:
         batch = self.episodes.clips(self.episodes.held_out, clips, 2, rng)
         frames, proprio = batch["frames"][:, -1].to(self.device), batch["proprio"][:, -1]
         with torch.autocast(self.device.type, torch.bfloat16):
-            z = frames if self.fixed else self.average.project(frames.float())
+            z = frames.float() if self.fixed else self.average.project(frames.float())
             read = self.average.read_proprio(z).cpu()
         missed = (read - proprio).square().mean(0) / proprio.var(0).clamp_min(1e-12)
         return tuple(round(float(x), 3) for x in (1 - missed).clamp(0, 1))
