@@ -356,11 +356,12 @@ def test_probe_command_line(
     assert collect.main([*collected, "--workers", "1"]) == 0
     out = tmp_path / "probe.json"
     asked = ["--data", data, "--encoders", f"random-112,dino-112={exported}", "--out", str(out)]
-    assert probe_module.main([*asked, "--components", "32"]) == 0
+    assert probe_module.main([*asked, "--components", "32", "--checkpoints", "pusht"]) == 0
     result = json.loads(out.read_text())
     names = ["pusher_x", "pusher_y", "block_x", "block_y", "sin block_angle", "cos block_angle"]
-    assert [list(row["r2"]) for row in result["results"]] == [names] * 4
-    assert "| random-112 | ridge |" in capsys.readouterr().out
+    assert [list(row["r2"]) for row in result["results"]] == [names] * 5
+    shown = capsys.readouterr().out
+    assert "| random-112 | ridge |" in shown and "| latents of pusht | ridge |" in shown
     assert probe_module.main(["--data", data, "--targets", "weight"]) == 2
     assert "pusher_x" in capsys.readouterr().err
 

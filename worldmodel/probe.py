@@ -5,8 +5,9 @@
 Two probes per encoder, on the patch tokens of single frames: ridge regression on their PCA, in
 closed form, and a small attention probe, one transformer block and an MLP, trained until it stops
 improving. (An MLP on the flattened tokens did worse than ridge: it has to learn an
-object's looks anew at every place.) Velocities are left out by default: one frame does not show
-them. State is simulator truth: it measures the encoder here, and is seen by no planner.
+object's looks anew at every place.) With `--checkpoints pusht`, ridge also reads the latents of
+that world model. Velocities are left out by default: one frame does not show them. State is
+simulator truth: it measures the encoder here, and is seen by no planner.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodel.checkpoint import load_checkpoint
 from worldmodel.cli import Progress, atomic_write_json, parse_config, progress, run
 from worldmodel.data import Dataset, open_dataset, split
 from worldmodel.encoder import Block, Encoder, load_encoder
@@ -39,6 +41,8 @@ class ProbeConfig:
     Attributes:
         data: dataset folder whose episodes recorded the simulator's state.
         encoders: names separated by commas; "name=weights" gives one its local weights.
+        checkpoints: world models whose latents are probed, too, by ridge: names or folders,
+            separated by commas.
         targets: state names separated by commas; empty means all but velocities. Angles are
             replaced by their sine and cosine.
         frames: frames used in all.
@@ -50,6 +54,7 @@ class ProbeConfig:
 
     data: str = "data/pusht"
     encoders: str = "dino-112,random-112"
+    checkpoints: str = ""
     targets: str = ""
     frames: int = 20_000
     components: int = 1024
@@ -223,28 +228,43 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     scale, shift = y_all[: cut[0]].std(0).clamp_min(1e-9), y_all[: cut[0]].mean(0)
     y, y_val, y_test = ((y_all - shift) / scale).tensor_split(cut)
     rows: list[dict[str, Any]] = []
-    for spec in [s.strip() for s in config.encoders.split(",") if s.strip()]:
+
+    def note(name: str, encoder: Encoder, kind: str, predicted: Tensor, started: float) -> None:
+        score = [float(s) for s in r2(predicted, y_test)]
+        rows.append(
+            {
+                "encoder": name,
+                "encoder_hash": encoder.hash,
+                "probe": kind,
+                "r2": dict(zip(names, score, strict=True)),
+                "mean_r2": float(np.mean(score)),
+                "seconds": time.monotonic() - started,
+            }
+        )
+
+    def read_linearly(features: Tensor) -> Tensor:
+        x, x_val, x_test = features.tensor_split(cut)
+        solution = ridge(x, y, x_val, y_val)
+        return x_test @ solution[:-1] + solution[-1]
+
+    for spec in _listed(config.encoders):
         name, _, weights = spec.partition("=")
         started = time.monotonic()
         encoder = load_encoder(name, weights or None)
         tokens = encode_frames(encoder, dataset, frames)
-        x, x_val, x_test = pca(tokens, fit, config.components).tensor_split(cut)
-        solution = ridge(x, y, x_val, y_val)
-        linear = x_test @ solution[:-1] + solution[-1]
+        linear = read_linearly(pca(tokens, fit, config.components))
         z, z_val, z_test = tokens.tensor_split(cut)
         attention = _evaluate(fit_attention(z, y, z_val, y_val, config.seed), z_test)
         for kind, predicted in (("ridge", linear), ("attention", attention)):
-            score = [float(s) for s in r2(predicted, y_test)]
-            rows.append(
-                {
-                    "encoder": spec,
-                    "encoder_hash": encoder.hash,
-                    "probe": kind,
-                    "r2": dict(zip(names, score, strict=True)),
-                    "mean_r2": float(np.mean(score)),
-                    "seconds": time.monotonic() - started,
-                }
-            )
+            note(spec, encoder, kind, predicted, started)
+    for name in _listed(config.checkpoints):
+        started = time.monotonic()
+        model, encoder, _ = load_checkpoint(name)
+        tokens = encode_frames(encoder, dataset, frames)
+        with torch.no_grad():
+            z = torch.cat([model.project(part.float()) for part in tokens.split(512)]).flatten(1)
+        z = (z - z[: cut[0]].mean(0)) / z[: cut[0]].std(0).clamp_min(1e-9)
+        note(f"latents of {name}", encoder, "ridge", read_linearly(z), started)
     return {
         "data": config.data,
         "data_hash": dataset.hash,
@@ -269,6 +289,10 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
 def _frames_of(dataset: Dataset, episodes: np.ndarray) -> np.ndarray:
     spans = [dataset.frames(int(e)) for e in episodes]
     return np.concatenate([np.arange(s.start, s.stop) for s in spans])
@@ -279,8 +303,8 @@ def main(argv: list[str] | None = None) -> None:
     """Command line; exits with 2 on a user error."""
     description = "Measure how much of the state frozen tokens hold."
     config = parse_config(ProbeConfig, argv, "worldmodel.probe", description)
-    if not config.encoders.strip(", "):
-        raise UserError("encoders is empty; name at least one, such as dino-112.")
+    if not _listed(config.encoders) and not _listed(config.checkpoints):
+        raise UserError("encoders and checkpoints are empty; name at least one, such as dino-112.")
     result = probe(config)
     print(table(result))
     if config.out:
