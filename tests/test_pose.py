@@ -172,17 +172,17 @@ def pushes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_pose_is_learnt_kept_and_resumed(pushes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few frames and steps: the place gets better than knowing nothing; nothing is learnt twice."""
+    """From few frames, in few steps: where the block is. Nothing is learnt twice."""
     calls = []
 
     def few_steps(*args: object) -> torch.nn.Linear:
         calls.append(1)
-        return learn_pose(*args, steps=240, batch=64)  # type: ignore[arg-type]
+        return learn_pose(*args, steps=150, batch=64)  # type: ignore[arg-type]
 
     monkeypatch.setattr("worldmodel.train.learn_pose", few_steps)
     config = TrainConfig(
         data=str(pushes / "pushes"),
-        encoder="random-112",
+        encoder="dino-112",
         out=str(pushes / "run"),
         cache=str(pushes / "latents"),
         steps=6,
@@ -195,18 +195,16 @@ def test_a_pose_is_learnt_kept_and_resumed(pushes: Path, monkeypatch: pytest.Mon
     z = trainer.episodes.frames[0][:, 0]
     state = trainer.datasets[0].state
     assert state is not None
-    # Image x is the world's x, image y the other way.
     true = np.stack([state[:, 2], -state[:, 3]], 1)
-    for seen, axis in ((z[:, :2], true), (z[:, 4:], np.stack([state[:, 0], -state[:, 1]], 1))):
-        given = np.c_[seen, np.ones(len(seen))]
-        miss = axis - given @ np.linalg.lstsq(given, axis, rcond=None)[0]
-        assert (miss.var(0) < 0.6 * axis.var(0)).all(), miss.var(0) / axis.var(0)
+    given = np.c_[z[:, :2], np.ones(len(z))].astype(np.float64)
+    miss = true - given @ np.linalg.lstsq(given, true, rcond=None)[0]
+    assert (miss.var(0) < 0.05 * true.var(0)).all(), miss.var(0) / true.var(0)
     radius = trainer.average.projector.radius
     assert 0.05 < float(radius) < 0.36
     np.testing.assert_allclose(
         np.linalg.norm(z[:, 2:4], axis=1), Pose.SPREAD * float(radius), rtol=0.02
     )
-    assert trainer.average.predictor.steering.abs().max() > 0.3
+    assert trainer.average.predictor.steering.any()
 
     resumed = Trainer(replace(config, resume=True))
     resumed.resume()

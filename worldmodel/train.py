@@ -474,7 +474,8 @@ class Trainer:
             actions, changes = [], []
             for data, proprio in zip(self.datasets, self.episodes.proprio, strict=False):
                 acted = np.flatnonzero(data.has_action)
-                actions.append(self.model.normalised_actions(torch.from_numpy(data.actions[acted])))
+                taken = torch.from_numpy(data.actions[acted]).to(self.device)
+                actions.append(self.model.normalised_actions(taken).cpu())
                 changes.append(torch.from_numpy((proprio[acted + 1] - proprio[acted]) / std))
             self.average.predictor.orient(told, torch.cat(actions), torch.cat(changes))
 
