@@ -10,7 +10,7 @@ and is told by proprio, linearly.
 Once the place is known, the discs around it are turned until they look like their mean, as in
 single-particle microscopy (Penczek et al. 1992): that is how the thing is **turned**, up to one
 angle which is the same for all frames. Images are recoloured and retextured besides, so that the
-pose does not depend on the look of the world.
+pose depends less on the look of the world.
 
 This suits one rigid thing on a plane, and a camera that looks straight at it.
 """
@@ -188,8 +188,9 @@ def moved(content: Tensor, generator: torch.Generator, tries: int = 8) -> tuple[
     """Images without background ``[B, 3, H, W]``, turned by any angle and shifted so that the
     middle of what they show is anywhere: of some random motions the one that keeps most in view.
 
-    The motion must not depend on where things are. A shift that does not would bring back to the
-    middle what is at the border, and how an image is turned could be told from places alone.
+    Where the middle ends up is drawn whatever the turn and wherever it was. Otherwise, what ends up
+    on the left, say, would more often be what was there, and a direction from the middle of the
+    image would seem to turn along, too.
 
     Returns:
         The images, how they are turned ``[B, 2]`` (a unit vector), and shifted ``[B, 2]``.
