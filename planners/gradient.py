@@ -18,6 +18,7 @@ from .problem import (
     Search,
     check_above,
     check_at_least,
+    check_count,
     evaluate,
     project,
 )
@@ -34,11 +35,12 @@ class Gradient:
     either; a guardrail without a gradient only ranks. The plan is the best point ever visited,
     feasible first, verified.
 
-    The budget's samples are starts, its iterations the points visited per start. Start 0 is the
-    warm start, or the middle of the box; the others lie around it. Model steps of the backward
-    pass are not counted in `model_calls`.
+    The budget's samples are starts, its iterations the points visited per start. The warm start, or
+    the middle of the box, is tried first, and others around it; the best are started from. Model
+    steps of the backward pass are not counted in `model_calls`.
 
-    sigma: standard deviation of the starts, in units of (high - low) / 2.
+    tries: sequences tried for each start.
+    sigma: standard deviation of what is tried, in units of (high - low) / 2.
     beta: colour of that noise over the horizon; 0 is white.
     learning_rate: first step of Adam, in units of (high - low) / 2; it falls to nothing along a
         cosine over the iterations.
@@ -54,6 +56,7 @@ class Gradient:
     name: ClassVar[str] = "gradient"
     default_budget: ClassVar[Budget] = Budget(samples=8, iterations=30)
 
+    tries: int = 10
     sigma: float = 0.5
     beta: float = 0.0
     learning_rate: float = 0.2
@@ -61,6 +64,7 @@ class Gradient:
     tolerance: float = 1e-5
 
     def __post_init__(self) -> None:
+        check_count("tries", self.tries)
         check_at_least("sigma", self.sigma, 0)
         check_at_least("beta", self.beta, 0)
         check_above("learning_rate", self.learning_rate, 0)
@@ -72,11 +76,14 @@ class Gradient:
         """See `planners.Planner.plan`."""
         search = Search(problem, budget, generator)
         half = problem.half_range
-        shape = (problem.episodes, budget.samples, problem.horizon, len(problem.low))
+        tried = self.tries * budget.samples
+        shape = (problem.episodes, tried, problem.horizon, len(problem.low))
         noise = coloured(shape, self.beta, half, generator)
         noise[:, 0] = 0
         actions = problem.start[:, None] + self.sigma * half * noise
         actions = project(actions, problem.low, problem.high)
+        if self.tries > 1:
+            actions = search.sample(actions).best(budget.samples).actions
         first_moment, second_moment = torch.zeros_like(actions), torch.zeros_like(actions)
         multiplier: Tensor | None = None
         scale: Tensor | None = None

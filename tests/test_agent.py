@@ -352,6 +352,34 @@ def test_a_deadline_still_gives_an_action(maze: Any) -> None:
     assert agent.last_timings["plan_ms"] > 0
 
 
+def test_no_plan_arrives_after_the_end_of_the_episode(maze: Any) -> None:
+    """A tour that is better three model steps ahead is not begun with one step to go."""
+    agent = ball_agent(time_weight=0.0, stay_weight=0.0)
+    stay, tour = torch.tensor([0.2, 0.2, 0.2]), torch.tensor([0.9, 0.9, 0.0])
+    costs = [
+        [agent.arrival_cost(apart, 1.0, ends).item() for apart in (stay, tour)]
+        for ends in (None, 15, 11, 10, 1, -4)
+    ]
+    expected = [[0.2, 0.0]] * 3 + [[0.2, 0.9]] * 3
+    np.testing.assert_allclose(costs, expected, atol=1e-6)
+
+    obs, goal = start(maze)
+    with pytest.raises(UserError, match="steps is 0: an episode has at least 1"):
+        agent.reset(goal, steps=0)
+    agent.reset(goal, steps=5)
+    ends: list[int | None] = []
+    original = agent.arrival_cost
+
+    def spy(apart: Tensor, near: float, left: int | None = None) -> Tensor:
+        ends.append(left)
+        return original(apart, near, left)
+
+    agent.arrival_cost = spy  # type: ignore[method-assign]
+    for _ in range(11):  # twice as long as it was told
+        obs = maze.step(agent.act(obs))[0]
+    assert list(dict.fromkeys(ends)) == [5, 0, -5]
+
+
 def test_the_checkpoint_says_how_many_samples_suffice_planners_that_sample() -> None:
     agents = {
         (name, samples): ball_agent(planners.make(name), samples=samples, iterations=None)

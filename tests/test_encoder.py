@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,7 +17,15 @@ from worldmodel import probe as probe_module
 from worldmodel.augment import Augment, AugmentConfig, dead_leaves
 from worldmodel.encoder import Encoder, ViT, ViTConfig, load_encoder, patchify
 from worldmodel.errors import UserError
-from worldmodel.pretrain import PretrainConfig, block_masks, export, main, pretrain, sinkhorn
+from worldmodel.pretrain import (
+    PretrainConfig,
+    block_masks,
+    export,
+    main,
+    pretrain,
+    sinkhorn,
+    vicreg,
+)
 
 SMALL = ViTConfig(image_size=28, patch_size=14, dim=32, depth=1, heads=2)
 
@@ -221,6 +230,16 @@ def test_sinkhorn_balances_prototypes() -> None:
     torch.testing.assert_close(q.sum(0), torch.full((16,), 32.0), rtol=0.02, atol=0.0)
 
 
+def test_vicreg_wants_spread_embeddings_that_agree() -> None:
+    g = torch.Generator().manual_seed(0)
+    good = torch.randn(4000, 8, generator=g) * 1.1
+    assert vicreg(good, good) < 0.01
+    assert vicreg(torch.zeros(4000, 8), torch.zeros(4000, 8)) > 0.9  # collapsed to a point
+    line = good[:, :1].expand(-1, 8)
+    assert vicreg(line, line) > vicreg(good, good) + 0.2  # to a line
+    torch.testing.assert_close(vicreg(good, good + 1), vicreg(good, good) + 1)
+
+
 def test_augment_is_a_function_of_its_generator(images: np.ndarray) -> None:
     config = AugmentConfig(global_crops=2)
     frames = torch.from_numpy(images)
@@ -269,9 +288,14 @@ def tiny(tmp_path: Path) -> PretrainConfig:
     )
 
 
+@pytest.mark.parametrize("objective", ["dino", "vicreg"])
 def test_resumed_run_is_bit_identical(
-    tiny: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: PretrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    objective: Literal["dino", "vicreg"],
 ) -> None:
+    tiny = dataclasses.replace(tiny, objective=objective)
     pretrain(tiny)
     whole = load_file(tmp_path / "run" / "encoder" / "model.safetensors")
     # Interrupted after four steps: the schedules must be those of the eight.

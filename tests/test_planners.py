@@ -263,7 +263,8 @@ def test_model_calls_are_the_steps_the_model_took(name: str) -> None:
     problem = Problem(world, squared_distance(0.2 * one), -one, one, 3, episodes=2)
     found = planners.make(name).plan(problem, Budget(samples=10, iterations=4), seeded())
     assert found.model_calls == sum(math.prod(actions.shape[:3]) for actions in world.seen)
-    assert found.model_calls == 2 * 3 * (10 * 4 + 1)
+    tries = 10 * planners.make("gradient").tries if name == "gradient" else 0
+    assert found.model_calls == 2 * 3 * (tries + 10 * 4 + 1)
     assert found.stop_reason == "iterations"
     assert found.timings["total"] >= found.timings["search"] > 0
     assert not found.cost.requires_grad and not found.trajectory.z.requires_grad
@@ -475,7 +476,8 @@ def test_deadline_returns_what_is_verified(name: str) -> None:
     budget = Budget(samples=8, iterations=10**6, budget_ms=0)
     found = planners.make(name).plan(problem, budget, seeded())
     assert found.stop_reason == "deadline"
-    assert len(world.seen) == 2  # one batch, and its best sample once more
+    # One batch (the gradient planner's starts were tried before), and its best sample once more.
+    assert len(world.seen) == (3 if name == "gradient" else 2)
     assert found.feasible.all()
     assert torch.equal(world.seen[-1][:, 0], found.actions)
 
@@ -510,13 +512,30 @@ def test_gradient_says_what_lacks_a_gradient() -> None:
         plan("gradient", blind)
 
 
+def test_gradient_starts_from_the_best_of_what_it_tries() -> None:
+    """Downhill from the middle lies a shallow valley; the deep one is off to the side."""
+    one = torch.ones(1)
+
+    def cost(trajectory: Trajectory, actions: torch.Tensor) -> torch.Tensor:
+        x = actions[..., 0, 0]
+        return torch.minimum((x + 0.1).square() + 0.1, (x - 0.8).square())
+
+    problem = Problem(as_latents, cost, -one, one, 1)
+    near, far = (
+        planners.make("gradient", tries=tries).plan(problem, Budget(1, 40), seeded())
+        for tries in (1, 30)
+    )
+    assert near.actions.item() == pytest.approx(-0.1, abs=0.01)
+    assert far.actions.item() == pytest.approx(0.8, abs=0.01)
+
+
 def test_gradient_samples_do_not_interact() -> None:
     paths = []
     for samples in (1, 5):
         world = Recorder()
         problem = point()
         object.__setattr__(problem, "rollout", lambda a, world=world: world(a.cumsum(2)))
-        planners.make("gradient").plan(problem, Budget(samples, 10), seeded())
+        planners.make("gradient", tries=1).plan(problem, Budget(samples, 10), seeded())
         paths.append(torch.stack([z[0, 0] for z in world.seen[:10]]))
     torch.testing.assert_close(*paths)
 
@@ -592,6 +611,7 @@ def test_make_names_the_nearest() -> None:
         ("mppi", {"sigma_decay": math.nan}),
         ("cmaes", {"sigma": 0}),
         ("gradient", {"learning_rate": -1}),
+        ("gradient", {"tries": 0}),
     ],
 )
 def test_bad_options_are_named(name: str, options: dict) -> None:

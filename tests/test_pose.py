@@ -19,8 +19,11 @@ from worldmodel.pose import (
     SMALL,
     aligned,
     found_angles,
+    framed,
     learn_pose,
     moved,
+    repainted,
+    robot_in_images,
     turned_back,
     without_background,
 )
@@ -124,20 +127,54 @@ def test_relative_predicts_the_same_whichever_way_the_world_is_turned() -> None:
     torch.testing.assert_close((z[:, -1] + change)[:, 0, 2:4].norm(dim=1), length)
 
 
+def test_the_robot_is_found_by_what_changes() -> None:
+    """A dot that moves, and a bar that moves along with it in a third of the pairs."""
+    rng = np.random.default_rng(0)
+    proprio = rng.uniform(-1, 1, (300, 2)).astype(np.float32)
+    leads = np.array([[0.1, -0.5], [0.6, 0.1], [0.05, -0.1]], np.float32)
+    line = (np.arange(64) + 0.5) / 32 - 1
+    frames = np.full((2, 300, 64, 64, 3), 200, np.uint8)
+    for k, at in enumerate(proprio @ leads[:2] + leads[2]):
+        bar = rng.uniform(-0.5, 0.5, 2)
+        for i, way in enumerate((-0.08, 0.08)):
+            apart = np.hypot(line - at[0] - way, (line - at[1])[:, None])
+            frames[i, k][apart < 0.1] = 40
+            x = bar[0] + (3 * way if k % 3 == 0 else 0)
+            across, down = abs(line - x) < 0.2, abs(line - bar[1]) < 0.06
+            frames[i, k][down[:, None] & across] = 90
+    found = robot_in_images(frames[0], frames[1], proprio)
+    np.testing.assert_allclose(found, leads, atol=0.02)
+
+
+def test_another_look_leaves_everything_in_its_place_but_at_the_edge() -> None:
+    g = torch.Generator().manual_seed(0)
+    images = torch.full((200, 3, 50, 50), 0.5)
+    images[:, :, 10:20, 30:40] = 0.9
+    painted = repainted(images, g)
+    assert 60 < int((painted != images).flatten(1).any(1).sum()) < 140
+    ground, thing = painted[:, :, :1, :1], painted[:, :, 10:11, 30:31]
+    expected = torch.where(images == 0.5, ground, thing)
+    torch.testing.assert_close(painted, expected)
+    assert np.corrcoef(ground.flatten(), thing.flatten())[0, 1] < 0.9  # they change by themselves
+    strips = framed(images, g)
+    assert (strips[:, :, 2:-2, 2:-2] == images[:, :, 2:-2, 2:-2]).all()
+    assert 60 < int((strips != images).flatten(1).any(1).sum()) < 140
+
+
 def test_it_is_learnt_where_actions_lead() -> None:
     g = torch.Generator().manual_seed(0)
     predictor = WorldModel(POSE, SPEC).predictor
     assert isinstance(predictor, Relative)
-    told = torch.nn.Linear(3, 2)
+    told = torch.randn(4, 2, generator=g)
     leads = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
     actions = torch.randn(300, 2, generator=g)
-    changes = actions @ leads @ torch.linalg.pinv(told.weight.data.T)  # of proprio
+    changes = actions @ leads @ torch.linalg.pinv(told[:3])  # of proprio
     noise = 0.01 * torch.randn(300, 3, generator=g)
     predictor.orient(told, actions, 0.3 * changes + noise)
     torch.testing.assert_close(predictor.steering, leads, rtol=0, atol=0.02)
     measured = torch.randn(5, 3)
     place = measured @ predictor.robot + predictor.middle
-    torch.testing.assert_close(place, Pose.SPREAD * told(measured))
+    torch.testing.assert_close(place, Pose.SPREAD * (measured @ told[:3] + told[3]))
 
 
 def test_in_a_pose_the_place_of_the_robot_costs_nothing() -> None:
@@ -160,6 +197,9 @@ def test_bad_configurations_are_clear_errors() -> None:
     alone = np.zeros(2, bool)
     with pytest.raises(UserError, match="no frame follows another"):
         learn_pose(Pose(SPEC), None, None, frames, np.zeros((3, 2), np.float32), alone)  # type: ignore[arg-type]
+    still = np.zeros((5, 32, 32, 3), np.uint8)
+    with pytest.raises(UserError, match="the robot does not move, or is not seen"):
+        robot_in_images(still, still, np.zeros((5, 2), np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -175,17 +215,18 @@ def test_a_pose_is_learnt_kept_and_resumed(pushes: Path, monkeypatch: pytest.Mon
     """From few frames, in few steps: where the block is. Nothing is learnt twice."""
     calls = []
 
-    def few_steps(*args: object) -> torch.nn.Linear:
+    def small_batches(*args: object) -> None:
         calls.append(1)
-        return learn_pose(*args, steps=150, batch=64)  # type: ignore[arg-type]
+        learn_pose(*args, batch=64)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("worldmodel.train.learn_pose", few_steps)
+    monkeypatch.setattr("worldmodel.train.learn_pose", small_batches)
     config = TrainConfig(
         data=str(pushes / "pushes"),
         encoder="dino-112",
         out=str(pushes / "run"),
         cache=str(pushes / "latents"),
         steps=6,
+        pose_steps=150,
         batch=16,
         horizon=2,
         model=replace(POSE, frameskip=5),

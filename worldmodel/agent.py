@@ -166,14 +166,21 @@ class Agent:
         """Why an episode stands still, or None while all of them have a plan."""
         return next((reason for reason in self.stop_reasons if reason), None)
 
-    def reset(self, goals: Array, seed: int | None = None) -> None:
+    def reset(self, goals: Array, seed: int | None = None, steps: int | None = None) -> None:
         """Begin an episode towards `goals`: uint8 ``[H, W, 3]``, or ``[E, H, W, 3]`` for E of them.
 
-        Encodes the goals once, and forgets everything before. `seed` replaces the config's.
+        Encodes the goals once, and forgets everything before.
+
+        Args:
+            goals: what it should look like.
+            seed: in place of the config's.
+            steps: how many the episode has, where that is known: then no plan arrives later.
 
         Raises:
-            UserError: not such an image.
+            UserError: not such an image, or no steps.
         """
+        if steps is not None and steps < 1:
+            raise UserError(f"steps is {steps}: an episode has at least 1, or None if unknown")
         goals = _checked_pixels(goals, "goal")
         self._batched = goals.ndim == 4
         pixels = goals if self._batched else goals[None]
@@ -182,7 +189,7 @@ class Agent:
         with self._precision(), torch.no_grad():
             self._goal = Trajectory(z, self.model.read_proprio(z))
         self._generator = torch.Generator().manual_seed(self.config.seed if seed is None else seed)
-        self._steps = 0
+        self._steps, self._deadline = 0, steps
         past = (self.model.config.context - 1) * self.frameskip
         self._frames: deque[tuple[Tensor, Tensor]] = deque(maxlen=past // self.look + 1)
         self._taken: deque[Tensor] = deque(maxlen=past)  # actions [E, A]
@@ -227,6 +234,7 @@ class Agent:
         goal_z = self._goal.z[:, None, None]  # [E, 1, 1, P, D]
         goal_proprio = self._goal.proprio[:, None, None]
         z, proprio, past = self._context()
+        ends = None if self._deadline is None else self._deadline - self._steps
         near = self.config.near / (self.config.near + self.distance[:, None, None, None])
         near = near if self.config.objective == "arrival" else torch.ones_like(near)
         # An image that shows less than half of a number shows too little of it to aim at.
@@ -242,7 +250,7 @@ class Agent:
             apart = self.model.distance(trajectory.z, goal_z)  # [E, S, T]
             deviation = (trajectory.proprio - goal_proprio) / self.model.proprio_std
             apart = apart + (readable * deviation.square()).sum(-1)
-            return self.arrival_cost(apart, self.config.near)
+            return self.arrival_cost(apart, self.config.near, ends)
 
         return Problem(
             rollout=rollout,
@@ -255,7 +263,7 @@ class Agent:
             idle=self.idle,
         )
 
-    def arrival_cost(self, apart: Tensor, near: float) -> Tensor:
+    def arrival_cost(self, apart: Tensor, near: float, ends: int | None = None) -> Tensor:
         """What plans cost ``[...]`` whose squared distances to the goal are `apart` ``[..., T]``:
         the distance on arrival, what the time until then costs (it arrives where the two are least
         together), and some of the distance at the end.
@@ -263,7 +271,10 @@ class Agent:
         Args:
             apart: in latents, or whatever else.
             near: how much of it is near.
+            ends: steps until the episode ends; what would come after that does not count.
         """
+        if ends is not None:
+            apart = apart[..., : max(1, math.ceil(ends / self.frameskip))]
         if self.config.objective == "last":
             return apart[..., -1]
         late = self.config.time_weight * near * torch.arange(apart.shape[-1], device=apart.device)

@@ -158,7 +158,7 @@ def run_agent(
             pairs = list(zip(active, batch, strict=True))
             seen = [begin(env, task, variation) for env, task in pairs]
             goals = [render(env, task.goal_state) for env, task in pairs]
-            agent.reset(np.stack(goals), seed=mix(seed, number))
+            agent.reset(np.stack(goals), mix(seed, number), budget_steps)
             states = [[info["state"] for _, info in seen]]
             observations = [obs for obs, _ in seen]
             for _ in range(budget_steps):
@@ -213,11 +213,14 @@ def run_ceiling(
         generator = torch.Generator().manual_seed(mix(seed, number))
         path, warm_start = [task.start_state], None
 
-        def cost(trajectory: Trajectory, actions: torch.Tensor, task: Task = task) -> torch.Tensor:
-            apart = judged_distance(env, trajectory.z[:, :, :, 0].numpy(), task.goal_state)
-            return agent.arrival_cost(torch.from_numpy(apart), near=1.0)
-
         while len(path) <= budget_steps:
+            ends = budget_steps + 1 - len(path)
+
+            def cost(
+                trajectory: Trajectory, actions: torch.Tensor, task: Task = task, ends: int = ends
+            ) -> torch.Tensor:
+                apart = judged_distance(env, trajectory.z[:, :, :, 0].numpy(), task.goal_state)
+                return agent.arrival_cost(torch.from_numpy(apart), 1.0, ends)
 
             def rollout(actions: torch.Tensor, state: Array = path[-1]) -> Trajectory:
                 chunks = agent.primitive(actions[0])  # [S, T, F*a]

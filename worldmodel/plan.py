@@ -158,7 +158,7 @@ def act_out(
 
     The agent is not told of success, and a real robot could not be: it runs all the steps.
     """
-    agent.reset(goal)
+    agent.reset(goal, steps=steps)
     obs, info = start
     log.frames.append(obs["pixels"])
     log.states.append(info["state"])

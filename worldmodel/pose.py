@@ -4,13 +4,13 @@ Two things are known of every frame although nobody has said them. Turn and shif
 it shows turns and shifts along (equivariance: Lenc and Vedaldi 2015). And things stay where they
 are unless something moves them, while the robot moves all the time (slowness: Wiskott and Sejnowski
 2002). So the **place** of the thing is a point of the image that goes along with every motion of
-the image, and otherwise moves as little as possible. The **robot** is a point that goes along, too,
-and is told by proprio, linearly.
+the image, and otherwise moves as little as possible. The **robot** is where most of what changes
+between two frames is: proprio tells that place, linearly.
 
 Once the place is known, the discs around it are turned until they look like their mean, as in
 single-particle microscopy (Penczek et al. 1992): that is how the thing is **turned**, up to one
 angle which is the same for all frames. Images are recoloured and retextured besides, so that the
-pose depends less on the look of the world.
+pose does not depend on the look of the world.
 
 This suits one rigid thing on a plane, and a camera that looks straight at it.
 """
@@ -46,12 +46,12 @@ def learn_pose(
     encoder: Encoder,
     pixels: Callable[[slice], Array],
     tokens: Array,
-    proprio: Array,
+    robot: Array,
     follows: Array,
     seed: int = 0,
-    steps: int = 2400,
+    steps: int = 4000,
     batch: int = 128,
-) -> nn.Linear:
+) -> None:
     """Train `pose` on logged frames.
 
     Args:
@@ -59,12 +59,9 @@ def learn_pose(
         encoder: the frozen encoder, for changed images.
         pixels: reads frames, uint8 ``[m, H, W, 3]``, of a slice of the M.
         tokens: of the same frames, ``[M, N, C]``.
-        proprio: normalised, ``[M, Dp]``.
+        robot: where the robot is in them, ``[M, 2]``, in half images: see `robot_in_images`.
         follows: whether the next frame is of the same episode, bool ``[M - 1]``.
-        steps: of training; the first third finds the place.
-
-    Returns:
-        Where the robot is in the image, in half images, as proprio tells it.
+        steps: of training; the first quarter finds the place.
 
     Raises:
         UserError: no frame follows another.
@@ -72,12 +69,10 @@ def learn_pose(
     first = np.flatnonzero(follows)
     if not len(first):
         raise UserError("no frame follows another, so nothing can be told of what moves: log more")
-    views, turns, shifts, plain, small = moved_views(encoder, pixels, tokens.shape, seed)
+    views, turns, shifts, small = moved_views(encoder, pixels, tokens.shape, seed)
     device = pose.radius.device
-    measured = torch.from_numpy(proprio)
-    told = nn.Linear(proprio.shape[1], 2).to(device)
     learning = copy.deepcopy(pose).requires_grad_(True)
-    parameters = [*learning.parameters(), *told.parameters()]
+    parameters = list(learning.parameters())
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.Muon(
             [p for p in parameters if p.ndim == 2],
@@ -91,7 +86,7 @@ def learn_pose(
     bar: Progress[Any] = progress(total=steps, description=f"pose in {len(tokens)} frames")
     with bar:
         for step in range(steps):
-            if angles is None and step >= steps // 3:
+            if angles is None and step >= steps // 4:
                 places = seen_places(pose, tokens)
                 angles, radius = found_angles(small, places, seed)
                 for each in (pose, learning):
@@ -100,23 +95,20 @@ def learn_pose(
             given = np.concatenate([tokens[now], tokens[now + 1], views[now]])
             with torch.autocast(device.type, torch.bfloat16):
                 seen = learning.see(torch.from_numpy(given).to(device).bfloat16())
-            (place, turn, robot), (later, _, _), (place_v, turn_v, robot_v) = zip(
+            (place, turn, here), (later, _, _), (place_v, turn_v, there) = zip(
                 *(part.chunk(3) for part in seen), strict=True
             )
             spun, shift = turns[now].to(device), shifts[now].to(device)
-            here = told(measured[now].to(device))
-            there = turned(here, spun) + shift
-            # A small robot in a texture may be lost: proprio must not be told from there.
-            there = torch.where(plain[now].to(device)[:, None], there, there.detach())
+            true = torch.from_numpy(robot[now]).to(device)
             loss = (
                 apart(place_v, turned(place, spun) + shift)
                 + apart(later, place)
-                + apart(robot, here)
-                + apart(robot_v, there)
+                + apart(here, true)
+                + apart(there, turned(true, spun) + shift)
             )
             if angles is not None:
-                true = angles[now].to(device)
-                loss = loss + 0.5 * (apart(turn, true) + apart(turn_v, turned(true, spun)))
+                angle = angles[now].to(device)
+                loss = loss + 0.5 * (apart(turn, angle) + apart(turn_v, turned(angle, spun)))
             done = step / steps
             rate = 2e-3 * min(1.0, (step + 1) / 100) * (1 + math.cos(math.pi * done)) / 2
             for optimizer in optimizers:
@@ -132,7 +124,6 @@ def learn_pose(
                     list(pose.parameters()), list(learning.parameters()), 1 - decay
                 )
             bar.update(1, loss=float(loss.detach()))
-    return told
 
 
 def apart(one: Tensor, other: Tensor, blunt: float = 0.005) -> Tensor:
@@ -141,17 +132,52 @@ def apart(one: Tensor, other: Tensor, blunt: float = 0.005) -> Tensor:
     return ((one - other).square().sum(-1) + blunt**2).sqrt().mean()
 
 
+def robot_in_images(before: Array, after: Array, proprio: Array) -> Array:
+    """Where the robot is in the image, as proprio tells it.
+
+    What changes between two frames is mostly the robot. So the centre of the changes is fitted
+    linearly to proprio, and pairs in which something else moves, too, count little (least absolute
+    deviations, by reweighting).
+
+    Args:
+        before, after: frames and the ones that follow them, uint8 ``[M, H, W, 3]``.
+        proprio: between the two, normalised, ``[M, Dp]``.
+
+    Returns:
+        ``[Dp + 1, 2]``: the last row is the place, in half images, where proprio is 0.
+
+    Raises:
+        UserError: nothing changes.
+    """
+    change = np.abs(before.astype(np.int16) - after).max(-1).astype(np.float32)
+    change[change < 26] = 0.0  # a tenth of full scale: not noise
+    mass = change.sum((1, 2))
+    changed = mass > 0
+    if not changed.any():
+        raise UserError("no frame differs from the next: the robot does not move, or is not seen")
+    side = change.shape[1]
+    line = (np.arange(side) + 0.5) / side * 2 - 1
+    centres = np.stack([change.sum(1) @ line, change.sum(2) @ line], 1)[changed]
+    centres /= mass[changed, None]
+    given = np.c_[proprio, np.ones(len(proprio))][changed].astype(np.float64)
+    weight = np.ones((len(given), 1))
+    for _ in range(30):
+        root = np.sqrt(weight)
+        found: Array = np.linalg.lstsq(root * given, root * centres, rcond=None)[0]
+        weight = 1 / (np.linalg.norm(given @ found - centres, axis=1, keepdims=True) + 0.003)
+    return found.astype(np.float32)
+
+
 # ------------------------------------------------------------------------------- moved images
 def moved_views(
     encoder: Encoder, pixels: Callable[[slice], Array], shape: tuple[int, ...], seed: int
-) -> tuple[Array, Tensor, Tensor, Tensor, Tensor]:
-    """Every frame once more: turned, shifted, and in half of them the look of the world changed.
+) -> tuple[Array, Tensor, Tensor, Tensor]:
+    """Every frame once more: turned, shifted, and in most of them the look of the world changed.
 
     Returns:
         Tokens of the views, float16 ``[M, N, C]``; unit vectors that say how they are turned
-        ``[M, 2]``; how they are shifted ``[M, 2]``, in half images; whether they look as they did,
-        bool ``[M]``; and the frames themselves, without their background, small,
-        ``[M, 3, SMALL, SMALL]`` int8.
+        ``[M, 2]``; how they are shifted ``[M, 2]``, in half images; and the frames themselves,
+        without their background, small, ``[M, 3, SMALL, SMALL]`` int8.
     """
     count = shape[0]
     views = np.empty(shape, np.float16)
@@ -160,9 +186,8 @@ def moved_views(
     generator = torch.Generator().manual_seed(seed)
     side = pixels(slice(0, 1)).shape[1]
     textures = torch.from_numpy(dead_leaves(256, side, seed))
-    config = AugmentConfig(global_size=side, recolour=0.8, background=0.4)
+    config = AugmentConfig(global_size=side, recolour=0.5, background=0.3)
     look = Augment(config, textures, torch.zeros(3), torch.ones(3))
-    plain = torch.rand(count, generator=generator) < 0.5
     starts = range(0, count, 256)
     for at in progress(starts, len(starts), "moved images"):
         part = slice(at, min(at + 256, count))
@@ -171,11 +196,39 @@ def moved_views(
         small[part] = (127 * F.adaptive_avg_pool2d(content, SMALL)).to(torch.int8)
         content, turns[part], shifts[part] = moved(content, generator)
         images = content + background
-        changed = look.relook(images.clone(), generator)
-        images = torch.where(plain[part].view(-1, 1, 1, 1), images, changed).clamp(0, 1)
+        changed = framed(look.relook(repainted(images, generator), generator), generator)
+        plain = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.3
+        images = torch.where(plain, images, changed).clamp(0, 1)
         again = (255 * images).round().to(torch.uint8).permute(0, 2, 3, 1)
         views[part] = encoder.encode(again).cpu().half().numpy()
-    return views, turns, shifts, plain, small
+    return views, turns, shifts, small
+
+
+def repainted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Images ``[B, 3, H, W]`` in which, for half of them, every colour has become any other one, by
+    a smooth random map of colours: so that ground, thing and robot change independently."""
+    count = len(images)
+    waves = torch.randn(count, 12, 3, generator=generator) * 2.5
+    phases = 2 * math.pi * torch.rand(count, 12, 1, generator=generator)
+    mix = torch.randn(count, 3, 12, generator=generator) * 0.6
+    colours = torch.baddbmm(phases, waves, images.flatten(2)).sin_()
+    painted = (mix @ colours).sigmoid_().view_as(images)
+    chosen = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
+    return torch.where(chosen, painted, images)
+
+
+def framed(images: Tensor, generator: torch.Generator, widest: float = 0.04) -> Tensor:
+    """Images ``[B, 3, H, W]``, half of them with strips of any colour along one side or two, as
+    where a camera looks past the edge of the world."""
+    count, side = len(images), images.shape[-1]
+    line = torch.arange(side)
+    width = widest * side * torch.rand(count, 2, 1, generator=generator)
+    line = torch.where(torch.rand(count, 2, 1, generator=generator) < 0.5, line, line.flip(0))
+    across, down = (line < width).unbind(1)
+    strips = across[:, None] | down[:, :, None]
+    strips &= torch.rand(count, 1, 1, generator=generator) < 0.5
+    colour = torch.rand(count, 3, 1, 1, generator=generator)
+    return torch.where(strips[:, None], colour, images)
 
 
 def without_background(images: Tensor) -> tuple[Tensor, Tensor]:

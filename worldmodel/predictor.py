@@ -416,17 +416,17 @@ class Relative(MLP):
         self.register_buffer("robot", torch.zeros(proprio, 2))
         self.register_buffer("middle", torch.zeros(2))
 
-    def orient(self, told: nn.Linear, actions: Tensor, changes: Tensor) -> None:
+    def orient(self, told: Tensor, actions: Tensor, changes: Tensor) -> None:
         """Learn where in the image the robot is and where actions lead.
 
         Args:
-            told: of normalised proprio, the robot's place in half images.
+            told: ``[Dp + 1, 2]``, how normalised proprio tells the robot's place in half images;
+                the last row is where it is when all of it is 0.
             actions: of environment steps, normalised, ``[M, A]``.
             changes: of normalised proprio in these steps ``[M, Dp]``.
         """
-        with torch.no_grad():
-            self.robot.copy_(Pose.SPREAD * told.weight.T)
-            self.middle.copy_(Pose.SPREAD * told.bias)
+        self.robot.copy_(Pose.SPREAD * told[:-1])
+        self.middle.copy_(Pose.SPREAD * told[-1])
         moves = changes.double() @ self.robot.cpu().double()
         found = torch.linalg.lstsq(actions.double(), moves).solution
         self.steering.copy_(found / torch.linalg.matrix_norm(found, 2).clamp_min(1e-9))

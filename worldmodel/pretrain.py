@@ -11,6 +11,9 @@ Three terms, all served by one masked forward of the student on each global crop
   This is no part of DINO. It is an extra term with its own weight, because on a budget of minutes
   it is what teaches the patch tokens where things are.
 
+With `--objective vicreg`, the first two compare embeddings instead of assignments to prototypes,
+kept from collapsing by their variance and covariance (VICReg, Bardes et al. 2022).
+
 What is exported, `OUT/encoder`, is the exponential moving average of the student's ViT.
 """
 
@@ -26,7 +29,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,6 +51,7 @@ class PretrainConfig:
     Attributes:
         data: dataset folders, or .npy files of frames (uint8 [N, H, W, 3]), separated by commas.
         out: folder for metrics.jsonl, the training state and the exported encoder.
+        objective: "dino", or "vicreg" to compare it with.
         minutes: wall-clock budget; the schedules follow the share of it that is spent.
         steps: fixed number of steps instead of `minutes`.
         resume: continue from the training state in `out`.
@@ -81,6 +85,7 @@ class PretrainConfig:
 
     data: str = "data/pusht"
     out: str = "runs/dino"
+    objective: Literal["dino", "vicreg"] = "dino"
     minutes: float = 30.0
     steps: int | None = None
     resume: bool = False
@@ -138,14 +143,26 @@ class Head(nn.Module):
             return F.normalize(hidden.float(), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
 
 
+class Expander(nn.Sequential):
+    """Tokens to the embeddings that VICReg compares, [..., dim] -> [..., width]."""
+
+    def __init__(self, dim: int, width: int = 512) -> None:
+        super().__init__(nn.Linear(dim, 512), nn.BatchNorm1d(512), nn.GELU(), nn.Linear(512, width))
+
+
 class Network(nn.Module):
     """The ViT with its heads; student and teacher are two of these."""
 
     def __init__(self, config: PretrainConfig, vit: ViTConfig) -> None:
         super().__init__()
+
+        def head() -> nn.Module:
+            if config.objective == "vicreg":
+                return Expander(vit.dim)
+            return Head(vit.dim, config.prototypes)
+
         self.vit = ViT(vit)
-        self.cls_head = Head(vit.dim, config.prototypes)
-        self.patch_head = Head(vit.dim, config.prototypes)
+        self.cls_head, self.patch_head = head(), head()
         self.pixel_head = nn.Linear(vit.dim, 3 * vit.patch_size**2)
 
 
@@ -194,6 +211,18 @@ def koleo(tokens: Tensor) -> Tensor:
     with torch.no_grad():
         nearest = (unit @ unit.T).fill_diagonal_(-2.0).argmax(dim=1)
     return -((unit - unit[nearest]).norm(dim=1) + 1e-4).log().mean()
+
+
+def vicreg(embeddings: Tensor, target: Tensor) -> Tensor:
+    """VICReg of embeddings [N, D] that should be as the targets [N, D] are: invariance, variance
+    and covariance, weighted 25, 25 and 1 as published, over 25."""
+    embeddings, target = embeddings.float(), target.float()
+    centred = embeddings - embeddings.mean(0)
+    covariance = centred.T @ centred / (len(centred) - 1)
+    spread = (covariance.diagonal() + 1e-4).sqrt()
+    apart = covariance - torch.diag_embed(covariance.diagonal())
+    tied = apart.square().sum() / len(apart)
+    return F.mse_loss(embeddings, target) + F.relu(1 - spread).mean() + tied / 25
 
 
 def load_frames(paths: Sequence[str], count: int, size: int, seed: int) -> np.ndarray:
@@ -317,20 +346,18 @@ class Trainer:
                 seen = self.teacher.vit(views)
                 teacher_cls = self.teacher.cls_head(seen[:, 0])
                 teacher_patch = self.teacher.patch_head(seen[:, 1:].flatten(0, 1)[index])
-                cls_targets = sinkhorn(teacher_cls, c.cls_temperature)
-                patch_targets = sinkhorn(teacher_patch, c.patch_temperature)
             tokens = self.student.vit(views, mask)
             hidden = tokens[:, 1:].flatten(0, 1)[index]
             cls_tokens = tokens[:, 0]
             if locals_:
                 small = self.student.vit(torch.cat(locals_))
                 cls_tokens = torch.cat([cls_tokens, small[:, 0]])
-            cls_scores = self.student.cls_head(cls_tokens)
-            patch_scores = self.student.patch_head(hidden)
+            student_cls = self.student.cls_head(cls_tokens)
+            student_patch = self.student.patch_head(hidden)
             pixels = self.student.pixel_head(hidden)
 
-        cls_loss = self._cls_loss(cls_targets, cls_scores)
-        patch_loss = cross_entropy(patch_targets, patch_scores, c.student_temperature)
+        agree = self._vicreg if c.objective == "vicreg" else self._dino
+        cls_loss, patch_loss, health = agree(teacher_cls, student_cls, teacher_patch, student_patch)
         target_pixels = patchify(views, self.vit_config.patch_size).flatten(0, 1)[index]
         pixel_loss = F.mse_loss(pixels.float(), target_pixels)
         spread = koleo(tokens[: c.batch, 0])
@@ -358,26 +385,52 @@ class Trainer:
             "pixel_loss": pixel_loss.detach(),
             "koleo": spread.detach(),
             "grad_norm": norm.detach(),
+            "lr": torch.tensor(lr),
+            **health,
+        }
+
+    def _dino(
+        self, teacher_cls: Tensor, student_cls: Tensor, teacher_patch: Tensor, student_patch: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The terms of class tokens and patches, from their scores, and what tells of collapse."""
+        c = self.config
+        with torch.no_grad():
+            cls_targets = sinkhorn(teacher_cls, c.cls_temperature)
+            patch_targets = sinkhorn(teacher_patch, c.patch_temperature)
+        pairs = self._pairs(cls_targets, student_cls)
+        cls_terms = [cross_entropy(t, s, c.student_temperature) for t, s in pairs]
+        health = {
             "cls_entropy": _entropy(cls_targets).mean(),
             "patch_entropy": _entropy(patch_targets).mean(),
-            "lr": torch.tensor(lr),
             # Not averaged but counted: which prototypes were somebody's best.
             "_cls_best": cls_targets.argmax(-1),
             "_patch_best": teacher_patch.argmax(-1),
         }
+        patch_loss = cross_entropy(patch_targets, student_patch, c.student_temperature)
+        return torch.stack(cls_terms).mean(), patch_loss, health
 
-    def _cls_loss(self, targets: Tensor, scores: Tensor) -> Tensor:
-        """Every student view against every teacher view but itself (itself too if it is alone)."""
-        c = self.config
-        teachers = targets.chunk(c.augment.global_crops)
-        students = scores.split(c.batch)
-        terms = [
-            cross_entropy(t, s, c.student_temperature)
+    def _vicreg(
+        self, teacher_cls: Tensor, student_cls: Tensor, teacher_patch: Tensor, student_patch: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """As `_dino`, from embeddings."""
+        pairs = self._pairs(teacher_cls, student_cls)
+        cls_terms = [vicreg(s, t) for t, s in pairs]
+        health = {
+            "cls_std": student_cls.detach().float().std(0).mean(),
+            "patch_std": student_patch.detach().float().std(0).mean(),
+        }
+        return torch.stack(cls_terms).mean(), vicreg(student_patch, teacher_patch), health
+
+    def _pairs(self, teacher: Tensor, student: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Every student view with every teacher view but itself (itself too if it is alone)."""
+        teachers = teacher.chunk(self.config.augment.global_crops)
+        students = student.split(self.config.batch)
+        return [
+            (t, s)
             for i, t in enumerate(teachers)
             for j, s in enumerate(students)
             if i != j or len(teachers) == 1
         ]
-        return torch.stack(terms).mean()
 
     def state(self) -> dict[str, Any]:
         """Everything that a bit-identical continuation needs."""
@@ -467,19 +520,17 @@ def _summary(
         for k in window[0]
         if not k.startswith("_")
     }
-    uniform = math.log(trainer.config.prototypes)
-    return {
-        "step": trainer.step,
-        "progress": trainer.progress(),
-        **mean,
-        # Zero while the class token has learnt nothing.
-        "cls_below_uniform": uniform - mean["cls_loss"],
-        "patch_below_uniform": uniform - mean["patch_loss"],
-        "cls_prototypes": len(torch.cat([w["_cls_best"] for w in window]).unique()),
-        "patch_prototypes": len(torch.cat([w["_patch_best"] for w in window]).unique()),
-        "images_per_s": images_per_s,
-        "minutes": trainer.elapsed / 60,
-    }
+    line = {"step": trainer.step, "progress": trainer.progress(), **mean}
+    if trainer.config.objective == "dino":
+        uniform = math.log(trainer.config.prototypes)
+        line |= {
+            # Zero while the class token has learnt nothing.
+            "cls_below_uniform": uniform - mean["cls_loss"],
+            "patch_below_uniform": uniform - mean["patch_loss"],
+            "cls_prototypes": len(torch.cat([w["_cls_best"] for w in window]).unique()),
+            "patch_prototypes": len(torch.cat([w["_patch_best"] for w in window]).unique()),
+        }
+    return line | {"images_per_s": images_per_s, "minutes": trainer.elapsed / 60}
 
 
 def _entropy(p: Tensor) -> Tensor:

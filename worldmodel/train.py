@@ -53,7 +53,7 @@ from worldmodel.cli import Progress, parse_config, progress, run
 from worldmodel.data import Dataset, LatentCache, open_dataset, split
 from worldmodel.encoder import load_encoder
 from worldmodel.errors import UserError
-from worldmodel.pose import learn_pose
+from worldmodel.pose import learn_pose, robot_in_images
 from worldmodel.predictor import (
     Components,
     DataSpec,
@@ -126,6 +126,7 @@ class TrainConfig:
         steps: optimiser steps.
         joint: share of the steps that train the latents too; after that they are fixed. Poses,
             components and pictures are fixed from the beginning.
+        pose_steps: optimiser steps that teach a pose, before these.
         batch: clips per step.
         horizon: model steps that planners imagine by default; stored in the checkpoint.
         samples: candidates per iteration by default of planners that sample; stored likewise.
@@ -149,6 +150,7 @@ class TrainConfig:
     cache: str = "data/latents"
     steps: int = 5000
     joint: float = 0.3
+    pose_steps: int = 4000
     batch: int = 256
     horizon: int = 5
     samples: int = 300
@@ -461,23 +463,35 @@ class Trainer:
             np.array(numbers, np.float32)
             for numbers in (self.spec.proprio_mean, self.spec.proprio_std)
         )
-        told = learn_pose(
+        measured = [(proprio - mean) / std for proprio in self.episodes.proprio]
+        joint = self.datasets[: len(measured)]
+        acted = [np.flatnonzero(data.has_action) for data in joint]
+        some = acted[0][:: math.ceil(len(acted[0]) / 8000)]
+        told = robot_in_images(
+            joint[0].pixels(some),
+            joint[0].pixels(some + 1),
+            (measured[0][some] + measured[0][some + 1]) / 2,
+        )
+        learn_pose(
             pose,
             self.encoder,
-            lambda part: of_all(lambda i, at: self.datasets[i].pixels(at), part),
+            lambda part: of_all(lambda i, at: joint[i].pixels(at), part),
             of_all(lambda i, at: self.tokens[i][at]),
-            of_all(lambda i, at: (self.episodes.proprio[i][at] - mean) / std),
+            of_all(lambda i, at: measured[i][at] @ told[:-1] + told[-1]),
             follows,
             self.config.seed,
+            self.config.pose_steps,
         )
         if isinstance(self.average.predictor, Relative):
-            actions, changes = [], []
-            for data, proprio in zip(self.datasets, self.episodes.proprio, strict=False):
-                acted = np.flatnonzero(data.has_action)
-                taken = torch.from_numpy(data.actions[acted]).to(self.device)
-                actions.append(self.model.normalised_actions(taken).cpu())
-                changes.append(torch.from_numpy((proprio[acted + 1] - proprio[acted]) / std))
-            self.average.predictor.orient(told, torch.cat(actions), torch.cat(changes))
+            taken = np.concatenate(
+                [data.actions[at] for data, at in zip(joint, acted, strict=True)]
+            )
+            changes = [seen[at + 1] - seen[at] for seen, at in zip(measured, acted, strict=True)]
+            self.average.predictor.orient(
+                torch.from_numpy(told),
+                self.model.normalised_actions(torch.from_numpy(taken).to(self.device)).cpu(),
+                torch.from_numpy(np.concatenate(changes)),
+            )
 
     @torch.no_grad()
     def _project(self, tokens: Array) -> Array:
