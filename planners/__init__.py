@@ -16,6 +16,7 @@ from .cmaes import CmaEs
 from .gradient import Gradient
 from .mppi import Mppi
 from .problem import (
+    ActionLimits,
     Budget,
     Candidates,
     Evaluation,
@@ -37,6 +38,7 @@ PLANNERS: dict[str, type[Cem] | type[Mppi] | type[CmaEs] | type[Gradient]] = {
 
 __all__ = [
     "PLANNERS",
+    "ActionLimits",
     "Budget",
     "Candidates",
     "Cem",

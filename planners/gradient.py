@@ -20,7 +20,6 @@ from .problem import (
     check_at_least,
     check_count,
     evaluate,
-    project,
 )
 
 
@@ -81,7 +80,7 @@ class Gradient:
         noise = coloured(shape, self.beta, half, generator)
         noise[:, 0] = 0
         actions = problem.start[:, None] + self.sigma * half * noise
-        actions = project(actions, problem.low, problem.high)
+        actions = problem.project(actions)
         if self.tries > 1:
             actions = search.sample(actions).best(budget.samples).actions
         first_moment, second_moment = torch.zeros_like(actions), torch.zeros_like(actions)
@@ -108,7 +107,7 @@ class Gradient:
             size = (second_moment / (1 - 0.999 ** (index + 1))).sqrt()
             before = actions
             actions = actions - rate * half * ahead / (size + 1e-8)
-            actions = project(actions, problem.low, problem.high)
+            actions = problem.project(actions)
             if ((actions - before).abs() <= self.tolerance * half).all():
                 search.stop_reason = "converged"
                 break

@@ -50,6 +50,57 @@ class Guardrail(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class ActionLimits:
+    """Limits on actions within their bounds. No model has a say in them: every planner projects
+    into them, so they hold for whatever it tries (tier 1).
+
+    before: the robot's action before the first one planned, [E, a]. A planned action of A numbers
+        is A / a of the robot's, one after the other.
+    norm: largest length of one of these, or None.
+    change: largest change of any of its numbers from one to the next, or None.
+
+    Raises ValueError for limits that are not above 0.
+    """
+
+    before: Tensor
+    norm: float | None = None
+    change: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, most in (("norm", self.norm), ("change", self.change)):
+            if most is not None:
+                check_above(name, most, 0)
+        if self.before.ndim != 2 or not self.before.isfinite().all():
+            raise ValueError(f"before must be finite and of shape [E, a], got {self.before}")
+        longest = float(self.before.norm(dim=1).max())
+        if self.norm is not None and longest > 1.0001 * self.norm:
+            raise ValueError(f"before is {longest:g} long, above the norm {self.norm:g}")
+
+    def project(self, actions: Tensor) -> Tensor:
+        """Actions [E, ..., T, A] that keep the limits, close to these."""
+        parts = actions.unflatten(-1, (-1, self.before.shape[1]))
+        if self.norm is not None:
+            length = parts.norm(dim=-1, keepdim=True)
+            parts = torch.where(length > self.norm, parts * (self.norm / length * SHY), parts)
+        if self.change is not None:
+            flat = parts.flatten(-3, -2)  # [E, ..., steps, a]
+            last = self.before.to(flat).view(-1, *[1] * (flat.ndim - 3), flat.shape[-1])
+            steps = []
+            for step in flat.unbind(-2):
+                # On the way from the last action to this one, so within bounds if both are.
+                move = step - last
+                largest = move.abs().amax(-1, keepdim=True)
+                share = torch.where(largest > self.change, self.change / largest * SHY, 1.0)
+                last = torch.where(share < 1, last + share * move, step)
+                steps.append(last)
+            parts = torch.stack(steps, -2).view_as(parts)
+        return parts.flatten(-2)
+
+
+SHY = 1 - 1e-6  # of a limit: rounding must not carry an action beyond it
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
     """One thing to plan, for E episodes at once.
 
@@ -62,6 +113,7 @@ class Problem:
         Without one, the search starts from the middle of the box.
     idle: an action [A] that leaves things as they are, if there is one. Then the plan of nothing
         else competes, too: close to the goal, no random search finds exact rest by itself.
+    limits: what actions have to keep besides their bounds.
 
     Raises ValueError for shapes, bounds or values that cannot be planned with.
     """
@@ -75,6 +127,7 @@ class Problem:
     guardrails: tuple[Guardrail, ...] = ()
     warm_start: Tensor | None = None
     idle: Tensor | None = None
+    limits: ActionLimits | None = None
 
     def __post_init__(self) -> None:
         check_count("horizon", self.horizon)
@@ -116,6 +169,23 @@ class Problem:
                 f"idle must be finite and of shape [A] = {tuple(low.shape)}, "
                 f"got {self.idle.tolist()}"
             )
+        if self.limits is not None:
+            episodes, size = self.limits.before.shape
+            if episodes != self.episodes or len(low) % size:
+                raise ValueError(
+                    f"limits.before has shape {(episodes, size)}: it must be [E, a] for "
+                    f"{self.episodes} episodes, a a divisor of A = {len(low)}"
+                )
+            before = self.limits.before.repeat(1, len(low) // size).to(low)
+            if not ((before >= low) & (before <= high)).all():
+                raise ValueError(f"limits.before is out of bounds: {self.limits.before.tolist()}")
+            if self.limits.norm is not None and not ((low <= 0) & (high >= 0)).all():
+                raise ValueError("a limit on the norm needs bounds that 0 is within")
+
+    def project(self, actions: Tensor) -> Tensor:
+        """Actions [E, ..., T, A] within bounds and limits, close to these."""
+        actions = project(actions, self.low, self.high)
+        return actions if self.limits is None else self.limits.project(actions)
 
     @property
     def start(self) -> Tensor:
@@ -123,7 +193,7 @@ class Problem:
         if self.warm_start is None:
             centre = self.low + self.half_range
             return centre.expand(self.episodes, self.horizon, -1).clone()
-        return project(self.warm_start.detach().to(self.low), self.low, self.high)
+        return self.project(self.warm_start.detach().to(self.low))
 
     @property
     def half_range(self) -> Tensor:
@@ -237,7 +307,7 @@ def evaluate(problem: Problem, actions: Tensor) -> Evaluation:
     The only way from a planner to the model, and it projects: no model ever sees an action out
     of bounds. Raises ValueError where a result has the wrong shape.
     """
-    actions = project(actions, problem.low, problem.high)
+    actions = problem.project(actions)
     trajectory = problem.rollout(actions)
     shape = tuple(actions.shape[:3])
     if tuple(trajectory.z.shape[:3]) != shape:
@@ -287,7 +357,7 @@ def verify(problem: Problem, actions: Tensor) -> Plan:
     """
     begun = time.perf_counter()
     with torch.no_grad():
-        actions = project(actions, problem.low, problem.high)
+        actions = problem.project(actions)
         trajectory, cost, violations = evaluate(problem, actions[:, None])
         z = trajectory.z[:, 0]
         proprio = None if trajectory.proprio is None else trajectory.proprio[:, 0]
@@ -348,7 +418,7 @@ class Search:
 
     def sample(self, actions: Tensor) -> Candidates:
         """Project, evaluate and remember actions [E, S, T, A]."""
-        actions = project(actions, self.problem.low, self.problem.high)
+        actions = self.problem.project(actions)
         return self.remember(actions, evaluate(self.problem, actions))
 
     def remember(self, actions: Tensor, evaluation: Evaluation) -> Candidates:

@@ -1,0 +1,244 @@
+"""Guardrails: what no plan may break. Regions of the plane, and limits on what is imagined.
+
+A `Limit` is a `planners.Guardrail`: a number for each imagined step, and how large it may be. What
+robots are asked for is made of it: `no_go`, `stay_inside`, `keep_apart`, `at_most`. Where things
+are in metres is for the caller to read from a trajectory; nothing here knows of a network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .problem import Trajectory
+
+Read = Callable[[Trajectory], Tensor]  #: of a trajectory, numbers [E, S, T, n]
+
+
+# ------------------------------------------------------------------------------------- regions
+class Region(Protocol):
+    """A part of the plane."""
+
+    def distance(self, points: Tensor) -> Tensor:
+        """Signed distance of points ``[..., 2]`` from its border, ``[...]``: negative inside."""
+        ...
+
+
+@dataclass(frozen=True)
+class Box:
+    """An upright rectangle: ``x`` and ``y`` from the first to the second number, metres. An
+    infinite end leaves it open.
+
+    Raises ValueError where that is not a rectangle.
+    """
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in (("x", self.x), ("y", self.y)):
+            if not low < high:  # also where one is not a number
+                raise ValueError(f"a box needs {name} from low to high, got {low:g} to {high:g}")
+
+    def distance(self, points: Tensor) -> Tensor:
+        """See `Region.distance`."""
+        low, high = points.new_tensor([self.x, self.y]).T
+        beyond = torch.maximum(low - points, points - high)  # of each pair of sides
+        far = _length(beyond.clamp(min=0))  # from the corner, where that is nearest
+        return torch.where((beyond > 0).any(-1), far, beyond.amax(-1))
+
+
+@dataclass(frozen=True)
+class Disc:
+    """A disc: its centre and radius, metres. Raises ValueError where that is none."""
+
+    centre: tuple[float, float]
+    radius: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.radius < math.inf and all(map(math.isfinite, self.centre))):
+            raise ValueError(
+                f"a disc needs a finite centre and a radius above 0, got {self.centre} and "
+                f"{self.radius!r}"
+            )
+
+    def distance(self, points: Tensor) -> Tensor:
+        """See `Region.distance`."""
+        return _length(points - points.new_tensor(self.centre)) - self.radius
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """A polygon, convex or not: its corners in order, metres; edges must not cross.
+
+    Raises ValueError for fewer than three corners, and where they are not finite.
+    """
+
+    corners: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        numbers = [number for corner in self.corners for number in corner]
+        if len(self.corners) < 3 or not all(map(math.isfinite, numbers)):
+            raise ValueError(f"a polygon needs 3 or more finite corners, got {self.corners}")
+
+    def distance(self, points: Tensor) -> Tensor:
+        """See `Region.distance`."""
+        first = points.new_tensor(self.corners)  # [n, 2], as all that follows
+        edge = first.roll(-1, 0) - first
+        away = points.unsqueeze(-2) - first  # [..., n, 2]
+        along = (away * edge).sum(-1) / edge.square().sum(-1).clamp(min=1e-18)
+        nearest = away - along.clamp(0, 1).unsqueeze(-1) * edge
+        border = _length(nearest).amin(-1)
+        # A ray to the right crosses the border an odd number of times from inside.
+        above = away[..., 1] >= 0
+        crosses = above != (away - edge)[..., 1].ge(0)
+        left = away[..., 0] * edge[:, 1] < away[..., 1] * edge[:, 0]
+        hit = crosses & torch.where(edge[:, 1] > 0, left, ~left)
+        inside = hit.sum(-1) % 2 == 1
+        return torch.where(inside, -border, border)
+
+
+# -------------------------------------------------------------------------------------- limits
+@dataclass(frozen=True, eq=False)
+class Limit:
+    """A guardrail: a number for each imagined step may be at most `most`, less a margin.
+
+    name: what it is called in plans and reports.
+    unit: of the number.
+    value: (trajectory, actions [E, S, T, A]) -> [E, S, T].
+    most: the largest that is safe.
+    margin: how far from that the imagination must stay because it errs; in the same unit.
+    tier: see `planners.Guardrail`.
+
+    Raises ValueError for a bound or margin that is not finite, or a margin below 0.
+    """
+
+    name: str
+    unit: str
+    value: Callable[[Trajectory, Tensor], Tensor]
+    most: float = 0.0
+    margin: float = 0.0
+    tier: int = 2
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.most) and 0 <= self.margin < math.inf):
+            raise ValueError(
+                f"guardrail {self.name!r} needs a finite limit and a finite margin of at least 0, "
+                f"got {self.most!r} and {self.margin!r}"
+            )
+
+    def __call__(self, trajectory: Trajectory, actions: Tensor) -> Tensor:
+        """See `planners.Guardrail`."""
+        return self.value(trajectory, actions) - (self.most - self.margin)
+
+
+def swept(
+    region: Region, points: Tensor, start: Tensor | None, parts: int = 8
+) -> tuple[Tensor, Tensor]:
+    """The least and the largest distance from a region on the straight way from each frame to the
+    next, ``[E, S, T]`` each; neither errs to the wrong side, however thin the region is.
+
+    A distance changes no faster than the place does. So along a piece of length l, with distances a
+    and b at its ends, it lies between (a + b - l) / 2 and (a + b + l) / 2.
+
+    points: at the frames, ``[E, S, T, 2]``.
+    start: before them, ``[E, 2]``; None: not known, and the way to the first is only its end.
+    parts: pieces of each way.
+    """
+    first = points[:, :, :1] if start is None else start[:, None, None].expand_as(points[:, :, :1])
+    before = torch.cat([first, points[:, :, :-1]], 2)
+    share = torch.linspace(0, 1, parts + 1, device=points.device, dtype=points.dtype)
+    way = torch.lerp(before.unsqueeze(-2), points.unsqueeze(-2), share[:, None])
+    distance = region.distance(way)  # [E, S, T, parts + 1]
+    length = _length(points - before).unsqueeze(-1) / parts
+    ends = distance[..., 1:] + distance[..., :-1]
+    return (ends - length).amin(-1) / 2, (ends + length).amax(-1) / 2
+
+
+def no_go(
+    region: Region,
+    where: Read,
+    start: Tensor | None = None,
+    clearance: float = 0.0,
+    margin: float = 0.0,
+    name: str = "no_go",
+) -> Limit:
+    """Something stays out of a region, on its way between frames as well.
+
+    where: its place, ``[E, S, T, 2]``.
+    start: its place now, ``[E, 2]``.
+    clearance: how far it stays from the border: its radius, say.
+    """
+
+    def depth(trajectory: Trajectory, actions: Tensor) -> Tensor:
+        return -swept(region, where(trajectory), start)[0]
+
+    return Limit(name, "m", depth, -clearance, margin)
+
+
+def stay_inside(
+    region: Region,
+    where: Read,
+    start: Tensor | None = None,
+    clearance: float = 0.0,
+    margin: float = 0.0,
+    name: str = "stay_inside",
+) -> Limit:
+    """Something stays inside a region: as `no_go`, the other way round."""
+
+    def beyond(trajectory: Trajectory, actions: Tensor) -> Tensor:
+        return swept(region, where(trajectory), start)[1]
+
+    return Limit(name, "m", beyond, -clearance, margin)
+
+
+def keep_apart(
+    one: Read, other: Read, least: float, margin: float = 0.0, name: str = "keep_apart"
+) -> Limit:
+    """Two things, at places ``[E, S, T, 2]`` each, stay at least so many metres apart."""
+
+    def near(trajectory: Trajectory, actions: Tensor) -> Tensor:
+        return -_length(one(trajectory) - other(trajectory))
+
+    return Limit(name, "m", near, -least, margin)
+
+
+def at_most(
+    read: Read, most: float, unit: str, margin: float = 0.0, name: str = "at_most"
+) -> Limit:
+    """The length of a vector ``[E, S, T, n]``, a velocity for instance, is at most so much."""
+
+    def length(trajectory: Trajectory, actions: Tensor) -> Tensor:
+        return _length(read(trajectory))
+
+    return Limit(name, unit, length, most, margin)
+
+
+def unlike(
+    examples: Tensor,
+    distance: Callable[[Tensor, Tensor], Tensor],
+    least: float,
+    margin: float = 0.0,
+    name: str = "unlike",
+) -> Limit:
+    """What is imagined never looks like one of the examples.
+
+    examples: their latents ``[N, P, D]``.
+    distance: of latents ``[..., P, D]`` from others, ``[...]``.
+    least: how far it stays from each.
+    """
+
+    def like(trajectory: Trajectory, actions: Tensor) -> Tensor:
+        return -distance(trajectory.z.unsqueeze(3), examples).amin(-1)  # [E, S, T, N] before
+
+    return Limit(name, "latent distance", like, -least, margin)
+
+
+def _length(vectors: Tensor) -> Tensor:
+    """Length of vectors ``[..., n]``, with a gradient where that is 0, too."""
+    return (vectors.square().sum(-1) + 1e-18).sqrt()
