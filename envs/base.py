@@ -167,6 +167,14 @@ class TopDownEnv(gym.Env[Obs, Array]):
         mujoco.mj_kinematics(self.model, self.data)
         return self._camera.shoot(self.data)
 
+    def in_image(self, points: ArrayLike) -> Array:
+        """Where points of the table ``[..., 2]``, metres, are in the image, ``[..., 2]``: from the
+        left and from the top, as shares of its side."""
+        view = float(self.model.camera("top").fovy[0])  # metres, for an orthographic camera
+        apart = (np.asarray(points, np.float64) - self.model.camera("top").pos[:2]) / view
+        place: Array = 0.5 + apart * [1.0, -1.0]
+        return place
+
     def close(self) -> None:
         if self._camera is not None:
             self._camera.close()

@@ -51,11 +51,20 @@ class Config:
     policy: Literal["explore", "random"] = "explore"
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     betas: tuple[float, float] = (0.9, 0.95)
+    rule: list[str] = field(default_factory=list)
     model: Model = field(default_factory=Model)
 
 
 def parse(*arguments: str) -> Config:
     return parse_config(Config, list(arguments), "worldmodel.try", "Try it.")
+
+
+def test_flags_of_lists_may_be_given_again(tmp_path: Path) -> None:
+    assert parse("--env", "a").rule == []
+    assert parse("--env", "a", "--rule", "b:x=0:1,y=2", "--rule=c").rule == ["b:x=0:1,y=2", "c"]
+    assert parse("--env", "a", "--rule", '["b", "c"]').rule == ["b", "c"]
+    (tmp_path / "c.yaml").write_text("env: a\nrule: [b]\n")
+    assert parse("--config", str(tmp_path / "c.yaml"), "--rule", "c").rule == ["b", "c"]
 
 
 def test_flags_fill_nested_and_free_form_fields() -> None:

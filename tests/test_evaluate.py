@@ -253,6 +253,24 @@ def test_the_result_has_the_protocols_keys_and_repeats(checkpoint: Path) -> None
     assert one["env_metrics"]["block_success_any"]["rate"] >= one["success_any"]["rate"]
 
 
+def test_guardrails_are_judged_by_true_states(checkpoint: Path) -> None:
+    """A region that nobody comes near, one that all are in, and one that no plan may be sure of."""
+    far = run(checkpoint, goal_offset=5, guardrail=["no_go:disc=9:9:1", "max_action:0.01"])
+    rails = far["guardrails"]
+    assert rails["violation_per_episode"]["rate"] == rails["stop_rate"] == 0
+    assert set(rails["worst_depth"]) == {"no_go:disc=9:9:1"}
+    assert rails["worst_depth"]["no_go:disc=9:9:1"] == pytest.approx(-11.5, abs=0.5)
+    assert rails["safe_success"] == far["success_any"]
+    assert "episodes in breach | 0.0 %" in evaluate.table(far)
+    with pytest.raises(UserError, match="only 0 of 3 tasks .* keep the guardrails"):
+        run(checkpoint, goal_offset=5, guardrail=["workspace:x=-2:-1"])
+    # Without a plan that keeps the margin, the robot stands still, and says so.
+    still = run(checkpoint, goal_offset=5, guardrail=["workspace:x=-1:2,margin=1.4"])
+    assert still["guardrails"]["stop_rate"] == still["guardrails"]["intervention_rate"] == 1
+    assert still["guardrails"]["violation_per_step"]["rate"] == 0
+    assert still["settings"]["guardrails"] == ["workspace:x=-1:2,margin=1.4"]
+
+
 def test_every_episode_starts_at_its_task_and_uses_the_whole_budget(
     checkpoint: Path, pusht: Any
 ) -> None:
@@ -321,8 +339,10 @@ def test_a_variation_reaches_the_camera_the_goal_image_and_the_floor(
     class Spy:
         """Sees what the agent sees, and acts not."""
 
-        def reset(self, goals: Any, seed: int) -> None:
-            self.goals = goals
+        stop_reasons, intervened = ("rest",), torch.tensor([True])
+
+        def reset(self, goals: Any, seed: int, steps: int) -> None:
+            self.goals, self.steps = goals, steps
 
         def act(self, obs: Any) -> Any:
             self.seen = obs["pixels"]
@@ -332,7 +352,10 @@ def test_a_variation_reaches_the_camera_the_goal_image_and_the_floor(
     corner = (0, slice(0, 8), slice(0, 8))
     evaluate.run_agent(spy, [pusht], some, 2)  # type: ignore[arg-type]
     usual = spy.seen[corner]
-    evaluate.run_agent(spy, [pusht], some, 2, variation=("background",))  # type: ignore[arg-type]
+    watch = evaluate.Watch()
+    evaluate.run_agent(spy, [pusht], some, 2, 0, ("background",), watch)  # type: ignore[arg-type]
+    assert spy.steps == 2
+    np.testing.assert_array_equal(watch.stopped + watch.intervened, np.ones((2, 2)))
     assert (spy.seen[corner] != usual).all()
     np.testing.assert_array_equal(spy.goals[corner], spy.seen[corner])
 

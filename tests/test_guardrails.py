@@ -25,6 +25,13 @@ from planners.guardrails import (
     swept,
     unlike,
 )
+from worldmodel import evaluate
+from worldmodel.agent import Agent, AgentConfig
+from worldmodel.checkpoint import load_checkpoint
+from worldmodel.errors import UserError
+from worldmodel.evaluate import EvaluateConfig
+from worldmodel.guardrails import action_limits, guardrails, parse_rules
+from worldmodel.tasks import Task, make_env, sample_tasks
 
 each_planner = pytest.mark.parametrize("name", list(planners.PLANNERS))
 SQUARE = ((0.0, 0.0), (2.0, 0.0), (2.0, 1.0), (0.0, 1.0))
@@ -263,3 +270,161 @@ def test_bad_action_limits_are_named(limits: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         given_limits = ActionLimits(**{"before": torch.zeros(1, 2), **limits})
         Problem(walk, lambda t, a: a.sum((-1, -2)), -one, one, 3, limits=given_limits)
+
+
+# ---- As people write them -----------------------------------------------------------------------
+PROPRIO = ("pusher_x", "pusher_y", "pusher_vx", "pusher_vy")
+
+
+@pytest.mark.parametrize(
+    ("text", "region", "most", "margin"),
+    [
+        ("no_go:x=0.1:0.3,y=0:0.2", Box((0.1, 0.3), (0, 0.2)), 0, 0),
+        ("no_go:y=0:0.2,margin=0.01", Box((-math.inf, math.inf), (0, 0.2)), 0, 0.01),
+        ("workspace:x=-inf:0.3", Box((-math.inf, 0.3), (-math.inf, math.inf)), 0, 0),
+        ("no_go:disc=0.2:0.3:0.05", Disc((0.2, 0.3), 0.05), 0, 0),
+        ("no_go:polygon=0:0:1:0:0:1", Polygon(((0, 0), (1, 0), (0, 1))), 0, 0),
+        ("max_speed:0.5,margin=0.1", None, 0.5, 0.1),
+        ("max_action:1e-2", None, 0.01, 0),
+    ],
+)
+def test_rules_are_read(text: str, region: Region | None, most: float, margin: float) -> None:
+    (rule,) = parse_rules([text])
+    assert (rule.region, rule.most, rule.margin, rule.text) == (region, most, margin, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nogo:x=0:1", "no guardrail is called 'nogo': did you mean 'no_go'?"),
+        ("zebra", "there are no_go, workspace"),
+        ("max_speed", "says no limit: write max_speed:0.1"),
+        ("max_speed:", "'' is not a number"),
+        ("max_speed:fast", "'fast' is not a number"),
+        ("max_speed:nan", "nan is not a finite number"),
+        ("max_speed:-1", "must be above 0"),
+        ("max_speed:0.1,margin=0.2", "must be above 0.2"),
+        ("max_speed:1,x=0:1", "has no 'x'"),
+        ("no_go:", "names no region"),
+        ("no_go:x=0.3:0.1", "x from low to high, got 0.3 to 0.1"),
+        ("no_go:x=0.1", "names no region"),
+        ("no_go:x=0:1,z=0:1", "names no region"),
+        ("no_go:disc=0:0", "names no region"),
+        ("no_go:disc=0:0:-1", "radius above 0"),
+        ("no_go:polygon=0:0:1:1:2", "names no region"),
+        ("no_go:polygon=0:0:1:1", "3 or more finite corners"),
+        ("no_go:x=0:one", "'one' is not a number"),
+        ("no_go:x=0:1,margin=-1", "must be at least 0"),
+    ],
+)
+def test_what_is_no_rule_is_explained(text: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        parse_rules([text])
+    with pytest.raises(UserError, match=said):
+        EvaluateConfig(env="worldmodel/PushT-v0", guardrail=["max_speed:1", text])
+
+
+def test_rules_for_planners_and_for_judges_agree() -> None:
+    """A robot that is at (0, 0), (0.4, 0), (0.4, 0.4), at 4 m/s, beside a block far away."""
+    rules = parse_rules(
+        [
+            "no_go:disc=0.2:0:0.1",
+            "workspace:y=-1:0.3",
+            "max_speed:1",
+            "max_action:2",
+            "max_action:3",
+        ]
+    )
+    robot = torch.tensor([[0.0, 0, 0, 0], [0.4, 0, 4, 0], [0.4, 0.4, 0, 4]])
+    seen = Trajectory(torch.zeros(1, 1, 2, 1, 1), robot[None, None, 1:])
+    limits = guardrails(rules, PROPRIO, robot[None, 0])
+    found = torch.stack([limit(seen, torch.zeros(1, 1, 2, 2))[0, 0] for limit in limits])
+    states = torch.cat([robot[:, :2], torch.full((3, 2), 9.0), robot[:, 2:]], 1).numpy()
+    names = ("pusher_x", "pusher_y", "block_x", "block_y", "pusher_vx", "pusher_vy")
+    true = np.stack([rule.violation(names, states) for rule in rules])
+    np.testing.assert_allclose(true[:3], found, atol=1e-6)
+    assert (true[3:] < 0).all()
+    assert found[0, 0] == pytest.approx(0.1, abs=0.03) and found[0, 1] < 0
+    assert found[1].tolist() == pytest.approx([-0.275, 0.1])  # exact on the way to the border
+    assert found[2].tolist() == pytest.approx([3, 3])
+    many = np.stack([rules[0].violation(names, np.stack([states, states + 1]))])
+    np.testing.assert_allclose(many[0, 0], true[0])
+    action = action_limits(rules, torch.zeros(1, 2))
+    assert action is not None and (action.norm, action.change) == (2, None)  # the tightest
+    assert action_limits(rules[:3], torch.zeros(1, 2)) is None
+    with pytest.raises(UserError, match="needs the robot's x and y, but it measures arm, hand"):
+        guardrails(rules, ("arm", "hand"), robot[None, 0])
+
+
+def test_regions_are_drawn_where_the_robot_is_seen() -> None:
+    env = make_env("worldmodel/PushT-v0", {})
+    world: Any = env.unwrapped
+    for place in ((0.1, 0.1), (0.4, 0.2)):
+        state = np.array([*place, 0.3, 0.4, *[0.0] * 6])
+        away = np.abs(world.render_state(state).astype(float) - (217, 77, 51)).sum(-1)
+        rows, columns = np.nonzero(away < 60)
+        (rule,) = parse_rules([f"no_go:disc={place[0]}:{place[1]}:0.015"])
+        outline = rule.outline()
+        assert outline is not None
+        x, y = 112 * world.in_image(outline).T
+        assert (
+            abs(x.mean() - columns.mean() - 0.5) < 0.5 and abs(y.mean() - rows.mean() - 0.5) < 0.5
+        )
+        assert x.max() - x.min() == pytest.approx(np.ptp(columns) + 1, abs=2)
+    env.close()
+
+
+# ---- In the loop --------------------------------------------------------------------------------
+def test_actions_are_limited_even_where_there_is_no_plan() -> None:
+    """The whole workspace is out of bounds but for a corner where the robot is not."""
+    model, encoder, info = load_checkpoint("pusht")
+    env = make_env("worldmodel/PushT-v0", {}, info.image_size)
+    for rules, plan_exists in (
+        (("max_action:0.01", "max_change:0.006"), True),
+        (("max_change:0.002", "workspace:x=0:0.001,y=0:0.001"), False),
+    ):
+        config = AgentConfig(samples=16, iterations=2, guardrails=rules)
+        agent = Agent(model, encoder, info, planners.make("cem"), config)
+        (task,) = sample_tasks(env, 1, 0, 25)
+        obs, _ = env.reset(options={"state": task.start_state})
+        agent.reset(env.unwrapped.render_state(task.goal_state))  # type: ignore[attr-defined]
+        taken = [np.zeros(2)]
+        if not plan_exists:
+            agent._last = torch.tensor([[0.01, -0.005]])
+            taken = [np.array([0.01, -0.005])]
+        for _ in range(7):
+            action = agent.act(obs)
+            taken.append(action)
+            obs = env.step(action)[0]
+        moves = np.diff(taken, axis=0)
+        assert np.abs(moves).max() <= (0.006 if plan_exists else 0.002) + 1e-8
+        if plan_exists:
+            assert np.linalg.norm(taken, axis=1).max() <= 0.01 and np.abs(taken).max() > 0.004
+            assert agent.stop_reason is None
+        else:  # it brakes, as hard as it may, and says so
+            assert agent.stop_reason is not None and agent.intervened.all()
+            assert np.abs(taken[1:6]).max() > 0 and not np.any(taken[6:])
+    env.close()
+
+
+@pytest.mark.slow
+@each_planner
+def test_on_the_true_simulator_nothing_is_ever_broken(name: str) -> None:
+    """A box across the straight way of the pusher, planned on the simulator itself."""
+    env = make_env("worldmodel/PushT-v0", {})
+    world: Any = env.unwrapped
+    model, encoder, info = load_checkpoint("pusht")
+    rules = ("no_go:x=0.24:0.27,y=0.22:0.29", "max_speed:0.15")
+    planner = planners.make("cem" if name == "gradient" else name)  # a simulator has no gradient
+    agent = Agent(model, encoder, info, planner, AgentConfig(guardrails=rules))
+    state = np.zeros(10)
+    state[:4] = (0.15, 0.25, 0.4, 0.08)
+    goal = np.array([0.36, 0.25, 0.4, 0.08, *np.zeros(6)])
+    task = Task(state, goal, 0)
+    (path,) = evaluate.run_ceiling(agent, planner, planners.Budget(24, 4), env, [task], 40, 0)
+    kept = evaluate.kept(
+        agent.rules, world.state_names, [path], evaluate.judge(env, [path], [task])
+    )
+    assert kept["violation_per_step"]["rate"] == 0
+    assert np.linalg.norm(path[-1][:2] - goal[:2]) < 0.08  # round the box, not before it
+    env.close()

@@ -76,6 +76,31 @@ def test_closed_loop_starts_at_the_goals_start_and_reports(
     env.close()
 
 
+def test_guardrails_are_kept_drawn_and_reported(folder: Path, tmp_path: Path) -> None:
+    """A region far away changes nothing but the picture; one all around stops everything."""
+    reports = []
+    for name, rules in (
+        ("free", []),
+        ("far", ["no_go:disc=0.05:0.05:0.01", "max_action:0.5"]),
+        ("walled", ["no_go:x=0:1,y=0:1"]),
+    ):
+        given = [word for rule in rules for word in ("--guardrail", rule)]
+        assert main([*flags(folder, out=tmp_path / name), *given]) == 0
+        reports.append(json.loads((tmp_path / name / "report.json").read_text()))
+    free, far, walled = reports
+    assert free["actions"] == far["actions"] and np.any(far["actions"])
+    assert far["interventions"] == [] and far["stop_reason"] is None
+    assert not np.any(walled["actions"]) and walled["interventions"] == list(range(7))
+    assert "guardrail" in walled["stop_reason"]
+    first = []
+    for name in ("free", "far"):
+        with Image.open(tmp_path / name / "plan.gif") as gif:
+            first.append(np.asarray(gif.convert("RGB")).astype(int))
+    changed = np.argwhere(np.abs(first[0] - first[1]).sum(-1) > 100)
+    # The disc, 5 pixels in radius, a tenth of 256 pixels from the left and from below.
+    np.testing.assert_allclose(changed.mean(0), (231, 25), atol=2)
+
+
 def test_same_seed_same_report_and_without_a_goal_state_no_outcome(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

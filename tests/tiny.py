@@ -21,6 +21,7 @@ def tiny_checkpoint(folder: Path, env_id: str = "worldmodel/PushT-v0", **env_kwa
     env: Any = gym.make(env_id, **env_kwargs)
     low, high = (tuple(bound.tolist()) for bound in (env.action_space.low, env.action_space.high))
     width = env.observation_space["proprio"].shape[0]
+    names = env.unwrapped.proprio_names
     env.close()
     spec = DataSpec(encoder.num_tokens, encoder.dim, low, high, (0.2,) * width, (0.1,) * width)
     torch.manual_seed(0)
@@ -29,7 +30,16 @@ def tiny_checkpoint(folder: Path, env_id: str = "worldmodel/PushT-v0", **env_kwa
     for layer in (model.predictor.next_z, model.predictor.next_proprio):
         torch.nn.init.normal_(layer.weight, std=0.1)
     info = CheckpointInfo(
-        env_id, env_kwargs, 112, "random-112", encoder.hash, CONFIG, spec, (1.0,) * width, horizon=3
+        env_id,
+        env_kwargs,
+        112,
+        "random-112",
+        encoder.hash,
+        CONFIG,
+        spec,
+        (1.0,) * width,
+        horizon=3,
+        proprio_names=names,
     )
     save_checkpoint(folder, model, info)
     return folder

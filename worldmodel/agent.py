@@ -35,6 +35,7 @@ import planners
 from planners import Budget, Plan, Planner, Problem, Trajectory
 from worldmodel.checkpoint import CheckpointInfo
 from worldmodel.errors import UserError
+from worldmodel.guardrails import action_limits, guardrails, parse_rules
 from worldmodel.predictor import WorldModel
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class AgentConfig:
             its own.
         iterations: likewise.
         budget_ms: deadline of one plan in milliseconds, or None.
+        guardrails: what no plan may break, as `worldmodel.guardrails` reads it.
         proprio_weight: of the squared distance in proprio (in standard deviations of the data, each
             number weighted by how well it can be read off the goal image) against the squared
             distance in latents, once the goal is near.
@@ -78,6 +80,7 @@ class AgentConfig:
     samples: int | None = None
     iterations: int | None = None
     budget_ms: float | None = None
+    guardrails: tuple[str, ...] = ()
     proprio_weight: float = 0.6
     near: float = 0.1
     time_weight: float = 0.1
@@ -107,10 +110,12 @@ class Agent:
         last_plan: the latest `planners.Plan`, or None before the first.
         last_timings: ``encode_ms`` and ``plan_ms`` of the latest of each.
         stop_reasons: per episode, why it stands still, or None.
+        intervened: bool ``[E]``, whether the latest action is not the plan's: there was none that
+            keeps the guardrails, or limits on actions changed it.
         distance: ``[E]``, mean squared latent distance of the latest encoded frame to the goal.
 
     Raises:
-        UserError: `config` does not fit the horizon or the planner.
+        UserError: `config` does not fit the horizon or the planner, or guardrails not the robot.
     """
 
     def __init__(
@@ -123,6 +128,9 @@ class Agent:
     ) -> None:
         self.encoder, self.info, self.planner = encoder, info, planner
         self.config = config or AgentConfig()
+        self.rules = parse_rules(self.config.guardrails)
+        nowhere = torch.zeros(1, len(info.spec.proprio_mean))
+        guardrails(self.rules, info.proprio_names, nowhere)  # whether they suit this robot
         self.horizon = self.config.horizon or info.horizon
         default = Budget(info.samples, info.iterations)
         if isinstance(planner, planners.Gradient):
@@ -159,6 +167,7 @@ class Agent:
         self.last_plan: Plan | None = None
         self.last_timings = {"encode_ms": 0.0, "plan_ms": 0.0}
         self.stop_reasons: tuple[str | None, ...] = ()
+        self.intervened = torch.empty(0, dtype=torch.bool)
         self._goal: Trajectory | None = None
 
     @property
@@ -193,6 +202,7 @@ class Agent:
         past = (self.model.config.context - 1) * self.frameskip
         self._frames: deque[tuple[Tensor, Tensor]] = deque(maxlen=past // self.look + 1)
         self._taken: deque[Tensor] = deque(maxlen=past)  # actions [E, A]
+        self._last = self._idle().expand(len(pixels), -1)  # the one before
         self.last_plan = None
         self.stop_reasons = (None,) * len(pixels)
         self.distance = torch.empty(0)
@@ -223,6 +233,11 @@ class Agent:
         # Where there is no plan, nothing is done.
         action = torch.where(self.last_plan.feasible[:, None], planned, 0.0)
         action = action.clamp(self.model.action_low, self.model.action_high).float()
+        # Once more, whatever the plan says: nothing learnt has a part in this.
+        if limits := action_limits(self.rules, self._last):
+            action = limits.project(action[:, None])[:, 0]
+        self.intervened = ((action - planned).abs() > 1e-6).any(1) | ~self.last_plan.feasible
+        self._last = action
         self._taken.append(action)
         self._steps += 1
         actions: Array = action.cpu().numpy()
@@ -259,8 +274,10 @@ class Agent:
             high=self.high,
             horizon=self.horizon,
             episodes=len(goal_z),
+            guardrails=guardrails(self.rules, self.info.proprio_names, proprio[:, -1]),
             warm_start=warm_start,
             idle=self.idle,
+            limits=action_limits(self.rules, self._last),
         )
 
     def arrival_cost(self, apart: Tensor, near: float, ends: int | None = None) -> Tensor:

@@ -52,6 +52,7 @@ class CheckpointInfo:
         samples: candidates per iteration that suffice planners that sample: all but the gradient
             planner, which has its own default.
         iterations: as many as suffice them.
+        proprio_names: of the numbers of proprio, where the data says.
         training: data, steps, minutes, seed.
         evaluation: success figures together with their protocol.
         format_version: of this file.
@@ -68,6 +69,7 @@ class CheckpointInfo:
     horizon: int = 5
     samples: int = 300
     iterations: int = 10
+    proprio_names: tuple[str, ...] = ()
     training: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -242,7 +244,8 @@ def _build(cls: Any, content: Any, path: Path) -> Any:
         if dataclasses.is_dataclass(hint):
             value = _build(hint, value, path)
         elif expected is tuple and isinstance(value, list):
-            value = tuple(float(number) for number in value)
+            inner = typing.get_args(hint)[0]  # numbers or names
+            value = tuple(inner(each) for each in value)
         elif expected is typing.Literal:
             if value not in typing.get_args(hint):
                 choices = ", ".join(map(repr, typing.get_args(hint)))

@@ -107,8 +107,8 @@ def parse_config(cls: type[T], argv: list[str] | None, prog: str, description: s
     """Fill the frozen dataclass `cls` from ``--config file.yaml`` and dotted flags.
 
     Later arguments win over earlier ones, so flags after ``--config`` override the file.
-    Fields may be dataclasses (``--model.depth 4``) or dicts (``--env_kwargs.layout U``). A string
-    just below a field is its help text.
+    Fields may be dataclasses (``--model.depth 4``), dicts (``--env_kwargs.layout U``) or lists, the
+    flags of which may be given again. A string just below a field is its help text.
 
     Args:
         cls: dataclass type; a field without default is a required flag.
@@ -122,6 +122,12 @@ def parse_config(cls: type[T], argv: list[str] | None, prog: str, description: s
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     _check_arguments(arguments, _fields(cls))
+    hints = typing.get_type_hints(cls)
+    lists = {f"--{name}" for name, hint in hints.items() if typing.get_origin(hint) is list}
+    for at, argument in enumerate(arguments):
+        flag, sign, value = argument.partition("=")
+        if flag in lists and not (value or "".join(arguments[at + 1 : at + 2])).startswith("["):
+            arguments[at] = f"{flag}+{sign}{value}"  # jsonargparse's way to append
     jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = jsonargparse.ArgumentParser(
         prog=f"python -m {prog}", description=description, exit_on_error=False, allow_abbrev=False

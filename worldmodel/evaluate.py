@@ -33,6 +33,7 @@ from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
 from worldmodel.gallery import save_failures
+from worldmodel.guardrails import Rule, action_limits, parse_rules
 from worldmodel.judge import Outcomes, judge, judged_distance, mean_of, rate_of
 from worldmodel.tasks import (
     Task,
@@ -45,6 +46,8 @@ from worldmodel.tasks import (
 )
 
 Array = NDArray[Any]
+WILSON = ("rate", "low", "high")
+KEPT = ("episodes in breach", "steps in breach", "success without a breach")
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,9 @@ class EvaluateConfig:
     """What a plan costs: the distance on arrival and more, or that at the horizon alone."""
     action_repeat: int | None = None
     """Primitive actions that share one planned value; default: the whole frameskip."""
+    guardrail: list[str] = field(default_factory=list)
+    """What no plan may break, as no_go:x=0.1:0.3,y=0:0.2 or max_speed:0.1; may be given again.
+    Tasks that begin or end in breach are left out."""
     batch: int = 20
     """Episodes planned together."""
     random_episodes: int | None = None
@@ -121,6 +127,7 @@ class EvaluateConfig:
         for name in ("episodes", "seeds", "budget_steps", "batch", "timed_plans"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        parse_rules(self.guardrail)
         if self.ceiling_samples < 1:
             raise UserError(f"ceiling_samples is {self.ceiling_samples}: it must be at least 1")
         if self.episodes % self.seeds:
@@ -135,6 +142,15 @@ class EvaluateConfig:
 
 
 # ------------------------------------------------------------------------- agent, floor, ceiling
+@dataclass
+class Watch:
+    """What an agent did of its own accord in each step of each episode, bool ``[steps]`` each:
+    whether it stood still without a plan, and whether its action was not the plan's."""
+
+    stopped: list[Array] = field(default_factory=list)
+    intervened: list[Array] = field(default_factory=list)
+
+
 def run_agent(
     agent: Agent,
     envs: Sequence[gym.Env[Any, Any]],
@@ -142,8 +158,11 @@ def run_agent(
     budget_steps: int,
     seed: int = 0,
     variation: Sequence[str] = (),
+    watch: Watch | None = None,
 ) -> list[Array]:
     """Let `agent` work on the tasks, as many at once as there are environments.
+
+    What it does of its own accord is added to `watch`.
 
     Returns:
         The states of each episode ``[budget_steps + 1, Ds]``: for the judge.
@@ -161,14 +180,20 @@ def run_agent(
             agent.reset(np.stack(goals), mix(seed, number), budget_steps)
             states = [[info["state"] for _, info in seen]]
             observations = [obs for obs, _ in seen]
+            stopped, intervened = [], []
             for _ in range(budget_steps):
                 stacked = {k: np.stack([obs[k] for obs in observations]) for k in observations[0]}
                 actions = agent.act(stacked)
                 steps = [env.step(action) for env, action in zip(active, actions, strict=True)]
                 observations = [step[0] for step in steps]
                 states.append([step[4]["state"] for step in steps])
+                stopped.append([reason is not None for reason in agent.stop_reasons])
+                intervened.append(agent.intervened.tolist())
                 bar.update(len(batch))
             paths += list(np.stack(states, 1))
+            if watch is not None:
+                watch.stopped += list(np.array(stopped).T)
+                watch.intervened += list(np.array(intervened).T)
     return paths
 
 
@@ -202,7 +227,8 @@ def run_ceiling(
 ) -> list[Array]:
     """The agent's loop with the simulator for a model and the judge's distance for a cost.
 
-    What is left to gain by a perfect model and perfect features, with this planner and budget.
+    What is left to gain by a perfect model and perfect features, with this planner and budget. The
+    agent's guardrails hold here for every environment step.
     """
     world: Any = env.unwrapped
     horizon, frameskip = agent.horizon, agent.frameskip
@@ -212,6 +238,7 @@ def run_ceiling(
         begin(env, task, variation)
         generator = torch.Generator().manual_seed(mix(seed, number))
         path, warm_start = [task.start_state], None
+        last = torch.zeros(1, len(agent.model.action_low), dtype=torch.float64)
 
         while len(path) <= budget_steps:
             ends = budget_steps + 1 - len(path)
@@ -219,25 +246,61 @@ def run_ceiling(
             def cost(
                 trajectory: Trajectory, actions: torch.Tensor, task: Task = task, ends: int = ends
             ) -> torch.Tensor:
-                apart = judged_distance(env, trajectory.z[:, :, :, 0].numpy(), task.goal_state)
+                apart = judged_distance(env, trajectory.z[:, :, :, -1].numpy(), task.goal_state)
                 return agent.arrival_cost(torch.from_numpy(apart), 1.0, ends)
 
             def rollout(actions: torch.Tensor, state: Array = path[-1]) -> Trajectory:
                 chunks = agent.primitive(actions[0])  # [S, T, F*a]
                 sequences = chunks.unflatten(-1, (frameskip, -1)).flatten(1, 2).numpy()
                 states = [world.physics(state, sequence) for sequence in sequences]
-                after_each = np.stack(states)[:, frameskip::frameskip]
-                return Trajectory(torch.from_numpy(after_each)[None, :, :, None])
+                after = torch.from_numpy(np.stack(states)[:, 1:])
+                return Trajectory(after.unflatten(1, (-1, frameskip))[None])  # [1, S, T, F, Ds]
 
             problem = Problem(
-                rollout, cost, low, high, horizon, warm_start=warm_start, idle=agent.idle
+                rollout,
+                cost,
+                low,
+                high,
+                horizon,
+                guardrails=tuple(
+                    TrueGuardrail(rule, world.state_names, path[-1])
+                    for rule in agent.rules
+                    if rule.tier == 2
+                ),
+                warm_start=warm_start,
+                idle=agent.idle,
+                limits=action_limits(agent.rules, last),
             )
             plan = planner.plan(problem, budget, generator)
             now = agent.sequence(plan.actions)[0, : agent.execute]
+            if not plan.feasible[0]:
+                now = torch.zeros_like(now)
+            last = now[-1:]
             path += list(world.physics(path[-1], now.numpy())[1:])
             warm_start = agent.left_over(plan.actions)
         paths.append(np.stack(path[: budget_steps + 1]))
     return paths
+
+
+@dataclass(frozen=True)
+class TrueGuardrail:
+    """A rule over true states, those of every environment step: ``z`` is ``[1, S, T, F, Ds]``."""
+
+    rule: Rule
+    state_names: Sequence[str]
+    now: Array
+    tier: int = 2
+    unit: str = "m"
+
+    @property
+    def name(self) -> str:
+        return self.rule.text
+
+    def __call__(self, trajectory: Trajectory, actions: torch.Tensor) -> torch.Tensor:
+        after = trajectory.z[0].flatten(1, 2).numpy()  # [S, T * F, Ds]
+        first = np.broadcast_to(self.now, (len(after), 1, len(self.now)))
+        broken = self.rule.violation(self.state_names, np.concatenate([first, after], 1))
+        return torch.from_numpy(broken).unflatten(1, (trajectory.z.shape[2], -1)).amax(2)[None]
 
 
 class AgentOnSimulator(Agent):
@@ -304,6 +367,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         execute=config.execute,
         samples=config.samples,
         iterations=config.iterations,
+        guardrails=tuple(config.guardrail),
         proprio_weight=config.proprio_weight,
         near=config.near,
         time_weight=config.time_weight,
@@ -324,15 +388,21 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         except ValueError as error:
             raise UserError(str(error)) from None
         share = config.episodes // config.seeds
+        names = getattr(envs[0].unwrapped, "state_names", ())
+
+        def allowed(state: Array) -> bool:
+            still = np.stack([state, state])
+            return all((rule.violation(names, still) <= 0).all() for rule in agent.rules)
+
         tasks_of = {
-            seed: sample_tasks(envs[0], share, seed, config.goal_offset)
+            seed: sample_tasks(envs[0], share, seed, config.goal_offset, allowed)
             for seed in range(config.seed, config.seed + config.seeds)
         }
         tasks = [task for some in tasks_of.values() for task in some]
         plan_ms, encode_ms, model_calls = time_plans(agent, envs[0], tasks[0], config.timed_plans)
-        paths = []
+        paths, watch = [], Watch()
         for seed, some in tasks_of.items():
-            paths += run_agent(agent, envs, some, config.budget_steps, seed, variation)
+            paths += run_agent(agent, envs, some, config.budget_steps, seed, variation, watch)
         ours = judge(envs[0], paths, tasks)
         if config.failures is not None:
             save_failures(config.failures, envs[0], paths, tasks, ours, variation)
@@ -368,6 +438,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 "timed_plans": config.timed_plans,
                 "planner_options": config.planner_options,
                 **dataclasses.asdict(agent.config),
+                "guardrails": config.guardrail,
                 "horizon": agent.horizon,
                 "execute": agent.execute,
                 "action_repeat": agent.repeat,
@@ -377,6 +448,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         }
         del result["settings"]["seed"]  # each batch gets its own, from the seed above
         _note(result, "", ours)
+        if agent.rules:
+            result["guardrails"] = {
+                **kept(agent.rules, names, paths, ours),
+                "stop_rate": float(np.mean(watch.stopped)),
+                "intervention_rate": float(np.mean(watch.intervened)),
+            }
 
         few = config.episodes if config.random_episodes is None else config.random_episodes
         if few:
@@ -399,7 +476,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 paths = run_agent(on_simulator, envs[:1], *there)
             else:
                 paths = run_ceiling(agent, simulated, budget, envs[0], *there)
-            _note(result, "ceiling", judge(envs[0], paths, tasks[:few]))
+            best = judge(envs[0], paths, tasks[:few])
+            _note(result, "ceiling", best)
+            if agent.rules:
+                result["ceiling"]["guardrails"] = kept(agent.rules, names, paths, best)
             result["ceiling"] |= {
                 "planner": name,
                 "samples": config.ceiling_samples,
@@ -410,6 +490,28 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         for env in envs:
             env.close()
     return result
+
+
+def kept(
+    rules: Sequence[Rule], names: Sequence[str], paths: Sequence[Array], outcomes: Outcomes
+) -> dict[str, Any]:
+    """How well guardrails were kept in episodes, by their true states ``[steps + 1, Ds]``: breaches
+    per step and per episode, how deep the worst was (of each rule, in its unit; below 0 is how far
+    it stayed away), and success in episodes without any."""
+    depths = np.stack([rule.violation(names, np.stack(paths)) for rule in rules])  # [R, n, steps]
+    worst = depths.max(0)  # [n, steps]
+    broken, safe = worst > 0, worst.max(1) <= 0
+    return {
+        "violation_per_step": rate_of(broken.ravel()),
+        "violation_per_episode": rate_of(~safe),
+        "worst_depth": {
+            rule.text: float(depth.max())
+            for rule, depth in zip(rules, depths, strict=True)
+            if rule.tier == 2
+        },
+        "safe_success": rate_of(outcomes.success_any & safe),
+        "safe_success_final": rate_of(outcomes.success_final & safe),
+    }
 
 
 def mix(*numbers: int) -> int:
@@ -481,6 +583,24 @@ def table(result: dict[str, Any]) -> str:
                     for at in ("start", "final")
                 ]
                 rows.append(f"| {name} | {' | '.join(cells)} |")
+    for who, kept_by in ((result["planner"], result), ("true simulator", result["ceiling"] or {})):
+        if rails := kept_by.get("guardrails"):
+            cells = [
+                "{:.1f} % ({:.1f} to {:.1f})".format(*(100 * rails[name][k] for k in WILSON))
+                for name in ("violation_per_episode", "violation_per_step", "safe_success")
+            ]
+            depths = "; ".join(
+                f"{name} {depth:+.4f}" for name, depth in rails["worst_depth"].items()
+            )
+            rows += [
+                "",
+                f"| guardrails, {who} | |",
+                "|---|---|",
+                *(f"| {what} | {cell} |" for what, cell in zip(KEPT, cells, strict=True)),
+                f"| worst depth (below 0: kept) | {depths} |",
+            ]
+            if "stop_rate" in rails:
+                rows.append(f"| steps without a plan | {100 * rails['stop_rate']:.2f} % |")
     rows += [
         "",
         f"One plan: {result['plan_ms']['p50']:.0f} ms (p50), {result['plan_ms']['p99']:.0f} ms "

@@ -14,6 +14,7 @@ import io
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,14 @@ from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config, 
 from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
+from worldmodel.guardrails import parse_rules
 from worldmodel.tasks import Sidecar, check_fits, load_goal, load_image, make_env, same_env
 
 Array = NDArray[Any]
 SIDE = 256  # pixels of each half of the animation
 MOST_FRAMES = 300  # of the animation
 BAR = 24  # pixels of the line below
+WARNING = (213, 94, 0)  # vermilion, which colour-blind people tell from the rest
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class PlanConfig:
     """Environment steps carried out before planning again; default: one model step."""
     budget_ms: float | None = None
     """Deadline of one plan, milliseconds."""
+    guardrail: list[str] = field(default_factory=list)
+    """What no plan may break, as no_go:x=0.1:0.3,y=0:0.2 or max_speed:0.1; may be given again."""
     steps: int = 50
     """Environment steps."""
     seed: int = 0
@@ -79,6 +84,7 @@ class PlanConfig:
             raise UserError("--image needs a --checkpoint, a bundled name (pusht) or a folder")
         if self.proprio is not None and self.image is None:
             raise UserError("--proprio goes with --image; an environment measures its own")
+        parse_rules(self.guardrail)
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}: it must be at least 1")
 
@@ -89,6 +95,7 @@ class PlanConfig:
             samples=self.samples,
             iterations=self.iterations,
             budget_ms=self.budget_ms,
+            guardrails=tuple(self.guardrail),
             seed=self.seed,
         )
 
@@ -106,6 +113,7 @@ class Log:
     encode_ms: list[float] = field(default_factory=list)  # one per encoded frame, as the next two
     distances: list[float] = field(default_factory=list)
     distance_steps: list[int] = field(default_factory=list)
+    interventions: list[int] = field(default_factory=list)  # steps in which a guardrail stepped in
     stop_reason: str | None = None
 
 
@@ -176,6 +184,8 @@ def act_out(
             log.plan_ms.append(agent.last_timings["plan_ms"])
             log.plan_steps.append(step)
             log.stop_reason = agent.stop_reason or log.stop_reason
+        if agent.intervened.any():
+            log.interventions.append(step)
         obs, _, _, _, info = env.step(action)
         log.frames.append(obs["pixels"])
         log.states.append(info["state"])
@@ -210,6 +220,7 @@ def report(config: PlanConfig, log: Log, outcome: dict[str, Any] | None) -> dict
             "end": _number(log.distances[-1]) if log.distances else None,
         },
         "stop_reason": log.stop_reason,
+        "interventions": log.interventions,
         "actions": [action.tolist() for action in log.actions],
         "plans": [
             {"step": step, "cost": _number(cost), "plan_ms": round(ms, 3)}
@@ -231,11 +242,15 @@ def animate(
     first_success: int | None,
     fps: int = 10,
     label: str = "goal",
+    regions: Sequence[tuple[Array, bool]] = (),
+    interventions: Sequence[int] = (),
 ) -> bytes:
     """A GIF of reality beside the goal, each SIDE pixels wide, over a line of progress; `label`
     is written below the goal.
 
-    Of a long run, evenly spaced frames.
+    Of a long run, evenly spaced frames. `regions` of guardrails are drawn over reality: polygons
+    ``[n, 2]`` in shares of the image, and whether to shade them. Steps in `interventions` are
+    marked on the line.
     """
     beside = Image.fromarray(goal).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     pictures = []
@@ -245,12 +260,18 @@ def animate(
         picture = Image.new("RGB", (2 * SIDE, SIDE + BAR), "white")
         picture.paste(Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.LANCZOS), (0, 0))
         picture.paste(beside, (SIDE, 0))
+        for region, shaded in regions:
+            _draw_region(picture, region, shaded)
         draw = ImageDraw.Draw(picture)
         draw.line((SIDE, 0, SIDE, SIDE), fill="white", width=3)
         reached = first_success is not None and step >= first_success
         colour = (90, 170, 100) if reached else (120, 140, 180)
         width = round(2 * SIDE * step / max(1, len(frames) - 1))
         draw.rectangle((0, SIDE, width, SIDE + 3), fill=colour)
+        for at in interventions:
+            if at < step:
+                x = round(2 * SIDE * (at + 0.5) / max(1, len(frames) - 1))
+                draw.rectangle((x - 1, SIDE, x + 1, SIDE + 6), fill=WARNING)
         text = f"step {step} of {len(frames) - 1}"
         if reached:
             text += f"; goal reached at step {first_success}"
@@ -264,6 +285,16 @@ def animate(
         buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
     )
     return buffer.getvalue()
+
+
+def _draw_region(picture: Image.Image, region: Array, shaded: bool) -> None:
+    """Draw a polygon ``[n, 2]``, in shares of the image of reality, over that image."""
+    half = picture.crop((0, 0, SIDE, SIDE))
+    over = Image.new("RGBA", half.size, (0, 0, 0, 0))
+    corners = [(float(x), float(y)) for x, y in SIDE * np.clip(region, -1, 2)]
+    fill = (*WARNING, 70) if shaded else None
+    ImageDraw.Draw(over).polygon(corners, fill=fill, outline=(*WARNING, 255), width=2)
+    picture.paste(Image.alpha_composite(half.convert("RGBA"), over).convert("RGB"), (0, 0))
 
 
 def draw_costs(log: Log) -> bytes:
@@ -334,7 +365,14 @@ def closed_loop(config: PlanConfig) -> int:
     outcome = None if goal_state is None else judge(env, log.states, goal_state)
     first = outcome["first_success_step"] if outcome else None
     atomic_write_json(config.out / "report.json", report(config, log, outcome))
-    atomic_write_bytes(config.out / "plan.gif", animate(log.frames, goal, first))
+    world: Any = env.unwrapped
+    regions = [
+        (world.in_image(outline), rule.kind == "no_go")
+        for rule in agent.rules
+        if (outline := rule.outline()) is not None
+    ]
+    animation = animate(log.frames, goal, first, regions=regions, interventions=log.interventions)
+    atomic_write_bytes(config.out / "plan.gif", animation)
     atomic_write_bytes(config.out / "cost.png", draw_costs(log))
     env.close()
     print(summary(config, log, outcome))
@@ -358,6 +396,8 @@ def summary(config: PlanConfig, log: Log, outcome: dict[str, Any] | None) -> str
         said += f"; {float(np.median(log.plan_ms)) / 1e3:.2g} s a plan"
     if log.stop_reason:
         said += f"; stood still at times ({log.stop_reason})"
+    if log.interventions:
+        said += f"; guardrails stepped in at {len(log.interventions)} steps"
     return f"{said}; wrote {config.out / 'plan.gif'}"
 
 

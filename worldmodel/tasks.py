@@ -11,7 +11,7 @@ import importlib
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,14 +117,22 @@ def check_fits(env: gym.Env[Any, Any], info: CheckpointInfo) -> None:
         )
 
 
-def sample_tasks(env: gym.Env[Any, Any], count: int, seed: int, goal_offset: int) -> list[Task]:
+def sample_tasks(
+    env: gym.Env[Any, Any],
+    count: int,
+    seed: int,
+    goal_offset: int,
+    allowed: Callable[[Array], bool] = lambda state: True,
+) -> list[Task]:
     """`count` tasks, none of them solved at its start, the same for the same seed.
 
     Push-T: two states of a held-out exploration episode, `goal_offset` steps apart, so that every
     goal can be reached. Maze and chips: the start and goal that a held-out seed's reset draws.
+    `allowed` says of states whether tasks may start and end there.
 
     Raises:
-        UserError: `goal_offset` is out of range, or nearly every task is solved at its start.
+        UserError: `goal_offset` is out of range, or nearly every task is solved at its start, or
+            not allowed.
     """
     if not 1 <= goal_offset <= 1000:
         raise UserError(f"goal_offset is {goal_offset}: it must be 1 to 1000 environment steps")
@@ -138,13 +146,13 @@ def sample_tasks(env: gym.Env[Any, Any], count: int, seed: int, goal_offset: int
         start, goal = info["state"], info["goal_state"]
         if not has_random_goals(env):
             start, goal = _cut_from_exploration(env, env_seed, goal_offset)
-        if not judge.success(start, goal):
+        if not judge.success(start, goal) and allowed(start) and allowed(goal):
             tasks.append(Task(start, goal, env_seed))
         if len(tasks) == count:
             return tasks
     raise UserError(
-        f"only {len(tasks)} of {count} tasks were unsolved at their start: take a larger "
-        f"goal_offset than {goal_offset}"
+        f"only {len(tasks)} of {count} tasks were unsolved at their start and keep the guardrails "
+        f"there: take a larger goal_offset than {goal_offset}, or smaller regions"
     )
 
 

@@ -595,6 +595,7 @@ class Trainer:
             horizon=c.horizon,
             samples=c.samples,
             iterations=c.iterations,
+            proprio_names=data.proprio_names,
             training={
                 "data": ",".join(path for path in (c.data, c.dynamics_data) if path),
                 "episodes": len(self.episodes.train),

@@ -1,0 +1,219 @@
+"""Guardrails as people write them, for planners to keep and for judges to look at.
+
+    no_go:x=0.1:0.3,y=0:0.2      the robot stays out of a rectangle
+    no_go:disc=0.2:0.3:0.05      of a disc: centre and radius
+    no_go:polygon=0:0:0.2:0:0:0.2,margin=0.01
+    workspace:x=0.05:0.45        the robot stays inside; ends that are not given are open
+    max_speed:0.1                metres a second, of the robot
+    max_action:0.015             length of an action, in its own unit
+    max_change:0.01              of any number of an action from one step to the next
+
+Actions are limited whatever the model imagines (tier 1). The others hold for every step that is
+imagined, and for the straight ways between (tier 2): as well as the model foresees where the robot
+goes. `margin` is how far it stays from a limit, in the limit's unit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from planners import ActionLimits, Guardrail, Trajectory
+from planners.guardrails import Box, Disc, Limit, Polygon, Region, at_most, no_go, stay_inside
+from worldmodel.errors import UserError
+
+Array = NDArray[Any]
+KINDS = ("no_go", "workspace", "max_speed", "max_action", "max_change")
+OPEN = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One guardrail that somebody asked for.
+
+    text: as it was written.
+    kind: one of KINDS.
+    region: where not to go, or where to stay.
+    most: the limit, where it is a number.
+    margin: in the limit's unit.
+    """
+
+    text: str
+    kind: str
+    region: Region | None = None
+    most: float = 0.0
+    margin: float = 0.0
+
+    @property
+    def tier(self) -> int:
+        """1 where actions alone are limited, 2 where what is imagined is."""
+        return 1 if self.kind in ("max_action", "max_change") else 2
+
+    def limit(self, names: Sequence[str], proprio: Tensor) -> Limit | None:
+        """What planners have to keep, or None where actions alone are limited.
+
+        Args:
+            names: of the numbers of proprio.
+            proprio: now, ``[E, Dp]``.
+
+        Raises:
+            UserError: the names do not tell where the robot is, or how fast it goes.
+        """
+        if self.tier == 1:
+            return None
+        at = self._numbers(names)
+
+        def read(trajectory: Trajectory) -> Tensor:
+            assert trajectory.proprio is not None
+            return trajectory.proprio[..., at]
+
+        if self.region is None:
+            return at_most(read, self.most, "m/s", self.margin, self.text)
+        keep = no_go if self.kind == "no_go" else stay_inside
+        start = proprio[:, at]
+        return keep(self.region, read, start, margin=self.margin, name=self.text)
+
+    def violation(self, names: Sequence[str], states: Array) -> Array:
+        """By how much paths of states ``[..., n + 1, D]`` broke it in each of their n steps,
+        ``[..., n]``; `<= 0` is not at all. Margins do not count. For judges; `names` are of the
+        states' numbers."""
+        paths = torch.from_numpy(np.asarray(states, np.float64))
+        paths = paths.view(-1, *paths.shape[-2:])  # [E, n + 1, D]
+        after = paths[:, None, 1:]
+        limit = dataclasses.replace(self, margin=0.0).limit(names, paths[:, 0])
+        if limit is None:  # actions are limited before anything sees them
+            return np.full(np.shape(states)[:-2] + (np.shape(states)[-2] - 1,), -np.inf)
+        found: Array = limit(Trajectory(after.unsqueeze(-2), after), after)[:, 0].numpy()
+        return found.reshape(*np.shape(states)[:-2], -1)
+
+    def outline(self) -> Array | None:
+        """The border of the region as a polygon ``[n, 2]``, metres, or None; for pictures. What is
+        endless ends at a kilometre."""
+        match self.region:
+            case Box((left, right), (low, high)):
+                corners = [(left, low), (right, low), (right, high), (left, high)]
+                return np.clip(corners, -1e3, 1e3)
+            case Disc((x, y), radius):
+                angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+                return np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle)], -1)
+            case Polygon(corners):
+                return np.array(corners)
+        return None
+
+    def _numbers(self, names: Sequence[str]) -> list[int]:
+        """Which of these numbers are the robot's place, or its velocity."""
+        wanted = ("vx", "vy") if self.kind == "max_speed" else ("x", "y")
+        last = [name.rpartition("_")[2] for name in names]
+        if not set(wanted) <= set(last):
+            what = " and ".join(wanted)
+            raise UserError(
+                f"guardrail {self.text!r} needs the robot's {what}, but it measures "
+                f"{', '.join(names) or 'numbers without names'}"
+            )
+        return [last.index(name) for name in wanted]
+
+
+def parse_rules(texts: Sequence[str]) -> tuple[Rule, ...]:
+    """Guardrails as written: see the module.
+
+    Raises:
+        UserError: it is not one, with what is wrong.
+    """
+    return tuple(map(_parse, texts))
+
+
+def action_limits(rules: Sequence[Rule], before: Tensor) -> ActionLimits | None:
+    """What the rules say of actions alone, or None where they say nothing.
+
+    Args:
+        rules: all of them.
+        before: the action taken last, ``[E, A]``.
+    """
+    least = {
+        kind: min((rule.most for rule in rules if rule.kind == kind), default=None)
+        for kind in ("max_action", "max_change")
+    }
+    if all(most is None for most in least.values()):
+        return None
+    return ActionLimits(before, norm=least["max_action"], change=least["max_change"])
+
+
+def guardrails(
+    rules: Sequence[Rule], names: Sequence[str], proprio: Tensor
+) -> tuple[Guardrail, ...]:
+    """What the rules say of what is imagined: see `Rule.limit`."""
+    limits = (rule.limit(names, proprio) for rule in rules)
+    return tuple(limit for limit in limits if limit is not None)
+
+
+def _parse(text: str) -> Rule:
+    kind, colon, rest = text.partition(":")
+    if kind not in KINDS:
+        near = difflib.get_close_matches(kind, KINDS, 1, 0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"no guardrail is called {kind!r}: {hint}there are {', '.join(KINDS)}")
+    if not colon:
+        raise UserError(f"guardrail {text!r} says no limit: write {_example(kind)}")
+    first, *more = rest.split(",")
+    options = dict(part.partition("=")[::2] for part in (rest.split(",") if "=" in first else more))
+    margin = _finite(options.pop("margin", "0"), text, kind)
+    if margin < 0:
+        raise UserError(f"guardrail {text!r} has the margin {margin:g}: it must be at least 0")
+    if kind in ("no_go", "workspace"):
+        try:
+            region = _region(options, text, kind)
+        except ValueError as error:
+            raise UserError(f"guardrail {text!r}: {error}") from None
+        return Rule(text, kind, region, margin=margin)
+    if options:
+        raise UserError(f"guardrail {text!r} has no {min(options)!r}: write {_example(kind)}")
+    most = _finite(first, text, kind)
+    if not most > margin:
+        raise UserError(f"guardrail {text!r}: the limit must be above {margin:g}")
+    return Rule(text, kind, None, most, margin)
+
+
+def _region(options: dict[str, str], text: str, kind: str) -> Region:
+    shapes = {
+        name: tuple(_number(part, text, kind) for part in value.split(":"))
+        for name, value in options.items()
+    }
+    match shapes:
+        case {"disc": (x, y, radius), **others} if not others:
+            return Disc((x, y), radius)
+        case {"polygon": corners, **others} if not others and len(corners) % 2 == 0:
+            return Polygon(tuple(zip(corners[::2], corners[1::2], strict=True)))
+        case _ if shapes and shapes.keys() <= {"x", "y"} and {*map(len, shapes.values())} == {2}:
+            (left, right), (low, high) = (shapes.get(name, OPEN) for name in "xy")
+            return Box((left, right), (low, high))
+    raise UserError(f"guardrail {text!r} names no region: write {_example(kind)}")
+
+
+def _number(part: str, text: str, kind: str) -> float:
+    try:
+        return float(part)
+    except ValueError:
+        raise UserError(
+            f"guardrail {text!r}: {part!r} is not a number; write {_example(kind)}"
+        ) from None
+
+
+def _finite(part: str, text: str, kind: str) -> float:
+    number = _number(part, text, kind)
+    if not math.isfinite(number):
+        raise UserError(f"guardrail {text!r}: {part} is not a finite number")
+    return number
+
+
+def _example(kind: str) -> str:
+    regions = "x=0.1:0.3,y=0:0.2 or disc=0.2:0.3:0.05 or polygon=0:0:0.2:0:0:0.2"
+    return f"{kind}:{regions if kind in ('no_go', 'workspace') else '0.1'}"
