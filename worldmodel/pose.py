@@ -10,7 +10,7 @@ between two frames is: proprio tells that place, linearly.
 Once the place is known, the discs around it are turned until they look like their mean, as in
 single-particle microscopy (Penczek et al. 1992): that is how the thing is **turned**, up to one
 angle which is the same for all frames. Images are recoloured and retextured besides, so that the
-pose does not depend on the look of the world.
+pose depends less on the look of the world.
 
 This suits one rigid thing on a plane, and a camera that looks straight at it.
 """
