@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -32,6 +33,7 @@ from worldmodel.errors import UserError
 from worldmodel.evaluate import EvaluateConfig
 from worldmodel.guardrails import action_limits, guardrails, parse_rules
 from worldmodel.tasks import Task, make_env, sample_tasks
+from worldmodel.wrappers import Guardrail
 
 each_planner = pytest.mark.parametrize("name", list(planners.PLANNERS))
 SQUARE = ((0.0, 0.0), (2.0, 0.0), (2.0, 1.0), (0.0, 1.0))
@@ -428,3 +430,55 @@ def test_on_the_true_simulator_nothing_is_ever_broken(name: str) -> None:
     assert kept["violation_per_step"]["rate"] == 0
     assert np.linalg.norm(path[-1][:2] - goal[:2]) < 0.08  # round the box, not before it
     env.close()
+
+
+# ---- Around other people's policies -------------------------------------------------------------
+def test_actions_of_any_policy_in_any_environment_are_limited() -> None:
+    env = Guardrail(gym.make("Pendulum-v1"), ["max_change:0.5", "max_action:1.5"])
+    env.reset(seed=0)
+    rng, taken, said = np.random.default_rng(0), [np.zeros(1)], []
+    for step in range(60):
+        wanted = rng.uniform(-9, 9, 1) if step % 7 else np.array([math.nan])
+        info = env.step(wanted.astype(np.float32))[4]["guardrail"]
+        taken.append(info["action"])
+        said.append((info["intervened"], info["reason"]))
+    assert np.abs(taken).max() <= 1.5 and np.abs(np.diff(taken, axis=0)).max() <= 0.5 + 1e-6
+    assert np.abs(taken).max() > 1 and sum(intervened for intervened, _ in said) > 40
+    assert said[0][1] == "the action is [nan]" and said[1][1] == "a limit on actions"
+    env.reset(seed=0)
+    info = env.step(np.array([0.2], np.float32))[4]["guardrail"]
+    assert not info["intervened"] and info["reason"] is None
+    assert info["action"] == pytest.approx(0.2)
+    env.close()
+
+
+@pytest.mark.parametrize("angle", [0.0, 2.0, 4.0])
+def test_a_stubborn_policy_is_kept_out_of_a_region(angle: float) -> None:
+    """It pushes straight at a disc. Without the guardrail it ends up well inside."""
+    centre, start = np.array([0.3, 0.25]), np.zeros(10)
+    start[:2] = centre - 0.15 * np.array([math.cos(angle), math.sin(angle)])
+    start[2:4] = (0.08, 0.43)
+    way = 0.015 * np.array([math.cos(angle), math.sin(angle)])
+    depth = []
+    for rules in ([], ["no_go:disc=0.3:0.25:0.05,margin=0.005", "max_change:0.01"]):
+        env = Guardrail(make_env("worldmodel/PushT-v0", {}), rules, "pusht")
+        env.reset(seed=0, options={"state": start})
+        places, reasons = [], []
+        for _ in range(25):
+            obs, _, _, _, info = env.step(way)
+            places.append(obs["proprio"][:2])
+            reasons.append(info["guardrail"]["reason"])
+        depth.append(0.05 - np.linalg.norm(np.array(places) - centre, axis=1).min())
+        env.close()
+    assert depth[0] > 0.03 and depth[1] <= 0
+    assert reasons[-1] == "no_go:disc=0.3:0.25:0.05,margin=0.005"
+    assert depth[1] > -0.08  # it was not kept from moving at all
+
+
+def test_what_a_wrapper_cannot_guard_is_named() -> None:
+    with pytest.raises(UserError, match="'max_speed:1' is about what will happen"):
+        Guardrail(gym.make("Pendulum-v1"), ["max_speed:1"])
+    with pytest.raises(UserError, match="not Discrete"):
+        Guardrail(gym.make("CartPole-v1"), ["max_change:1"])
+    with pytest.raises(UserError, match="this checkpoint is for worldmodel/PushT-v0"):
+        Guardrail(make_env("worldmodel/Maze-v0", {}), ["no_go:x=0:1"], "pusht")

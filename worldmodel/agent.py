@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import planners
-from planners import Budget, Plan, Planner, Problem, Trajectory
+from planners import Budget, Plan, Planner, Problem, Trajectory, verify
 from worldmodel.checkpoint import CheckpointInfo
 from worldmodel.errors import UserError
 from worldmodel.guardrails import action_limits, guardrails, parse_rules
@@ -217,15 +217,7 @@ class Agent:
         Raises:
             UserError: `obs` is not that, or `reset` was never called.
         """
-        if self._goal is None:
-            raise UserError("the agent has no goal yet: call agent.reset(goal_pixels) first")
-        pixels, proprio = self._checked_obs(obs)
-        if self._steps % self.look == 0:
-            begun = time.perf_counter()
-            z = self._encode(pixels)
-            self._frames.append((z, proprio))
-            self.distance = self.model.distance(z, self._goal.z).cpu()
-            self.last_timings["encode_ms"] = _ms_since(begun)
+        self.observe(obs)
         if self._steps % self.execute == 0:
             self._replan()
         assert self.last_plan is not None
@@ -237,11 +229,39 @@ class Agent:
         if limits := action_limits(self.rules, self._last):
             action = limits.project(action[:, None])[:, 0]
         self.intervened = ((action - planned).abs() > 1e-6).any(1) | ~self.last_plan.feasible
+        self.took(action)
+        actions: Array = action.cpu().numpy()
+        return actions if self._batched else actions[0]
+
+    def observe(self, obs: Mapping[str, Array]) -> None:
+        """Take in an observation, as `act` does before it plans.
+
+        Raises:
+            UserError: as `act`.
+        """
+        if self._goal is None:
+            raise UserError("the agent has no goal yet: call agent.reset(goal_pixels) first")
+        pixels, proprio = self._checked_obs(obs)
+        if self._steps % self.look == 0:
+            begun = time.perf_counter()
+            z = self._encode(pixels)
+            self._frames.append((z, proprio))
+            self.distance = self.model.distance(z, self._goal.z).cpu()
+            self.last_timings["encode_ms"] = _ms_since(begun)
+
+    def took(self, action: Tensor) -> None:
+        """Take note that this was done ``[E, A]``, whoever chose it, after what was observed."""
         self._last = action
         self._taken.append(action)
         self._steps += 1
-        actions: Array = action.cpu().numpy()
-        return actions if self._batched else actions[0]
+
+    def imagine(self, action: Tensor) -> Plan:
+        """What is to be expected if this is done ``[E, A]`` for a model step, and nothing after it;
+        ``feasible`` says whether that keeps the guardrails. At any step if ``execute`` is 1."""
+        repeats = len(self.idle) // action.shape[-1]
+        first = action.repeat(1, repeats).unsqueeze(1)
+        rest = self.idle.expand(len(action), self.horizon - 1, -1)
+        return verify(self.problem(), torch.cat([first, rest], 1))
 
     def problem(self, warm_start: Tensor | None = None) -> Problem:
         """What there is to plan now: be where the goal image was taken, within the horizon."""
