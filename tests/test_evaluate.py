@@ -269,6 +269,10 @@ def test_guardrails_are_judged_by_true_states(checkpoint: Path) -> None:
     assert still["guardrails"]["stop_rate"] == still["guardrails"]["intervention_rate"] == 1
     assert still["guardrails"]["violation_per_step"]["rate"] == 0
     assert still["settings"]["guardrails"] == ["workspace:x=-1:2,margin=1.4"]
+    # The same tasks without it: what it costs.
+    free = run(checkpoint, goal_offset=5, guardrail=["workspace:x=-1:2,margin=1.4"], unguarded=True)
+    assert free["guardrails"]["stop_rate"] == 0
+    assert "planned without them" in evaluate.table(free)
 
 
 def test_every_episode_starts_at_its_task_and_uses_the_whole_budget(

@@ -100,6 +100,8 @@ class EvaluateConfig:
     guardrail: list[str] = field(default_factory=list)
     """What no plan may break, as no_go:x=0.1:0.3,y=0:0.2 or max_speed:0.1; may be given again.
     Tasks that begin or end in breach are left out."""
+    unguarded: bool = False
+    """Plan without the guardrails, but on the same tasks and judged by them: what they cost."""
     batch: int = 20
     """Episodes planned together."""
     random_episodes: int | None = None
@@ -367,7 +369,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         execute=config.execute,
         samples=config.samples,
         iterations=config.iterations,
-        guardrails=tuple(config.guardrail),
+        guardrails=() if config.unguarded else tuple(config.guardrail),
         proprio_weight=config.proprio_weight,
         near=config.near,
         time_weight=config.time_weight,
@@ -389,10 +391,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             raise UserError(str(error)) from None
         share = config.episodes // config.seeds
         names = getattr(envs[0].unwrapped, "state_names", ())
+        rules = parse_rules(config.guardrail)
 
         def allowed(state: Array) -> bool:
             still = np.stack([state, state])
-            return all((rule.violation(names, still) <= 0).all() for rule in agent.rules)
+            return all((rule.violation(names, still) <= 0).all() for rule in rules)
 
         tasks_of = {
             seed: sample_tasks(envs[0], share, seed, config.goal_offset, allowed)
@@ -439,6 +442,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 "planner_options": config.planner_options,
                 **dataclasses.asdict(agent.config),
                 "guardrails": config.guardrail,
+                "unguarded": config.unguarded,
                 "horizon": agent.horizon,
                 "execute": agent.execute,
                 "action_repeat": agent.repeat,
@@ -448,9 +452,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         }
         del result["settings"]["seed"]  # each batch gets its own, from the seed above
         _note(result, "", ours)
-        if agent.rules:
+        if rules:
             result["guardrails"] = {
-                **kept(agent.rules, names, paths, ours),
+                **kept(rules, names, paths, ours),
                 "stop_rate": float(np.mean(watch.stopped)),
                 "intervention_rate": float(np.mean(watch.intervened)),
             }
@@ -478,8 +482,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 paths = run_ceiling(agent, simulated, budget, envs[0], *there)
             best = judge(envs[0], paths, tasks[:few])
             _note(result, "ceiling", best)
-            if agent.rules:
-                result["ceiling"]["guardrails"] = kept(agent.rules, names, paths, best)
+            if rules:
+                result["ceiling"]["guardrails"] = kept(rules, names, paths, best)
             result["ceiling"] |= {
                 "planner": name,
                 "samples": config.ceiling_samples,
@@ -585,6 +589,7 @@ def table(result: dict[str, Any]) -> str:
                 rows.append(f"| {name} | {' | '.join(cells)} |")
     for who, kept_by in ((result["planner"], result), ("true simulator", result["ceiling"] or {})):
         if rails := kept_by.get("guardrails"):
+            how = ", planned without them" if settings["unguarded"] else ""
             cells = [
                 "{:.1f} % ({:.1f} to {:.1f})".format(*(100 * rails[name][k] for k in WILSON))
                 for name in ("violation_per_episode", "violation_per_step", "safe_success")
@@ -594,7 +599,7 @@ def table(result: dict[str, Any]) -> str:
             )
             rows += [
                 "",
-                f"| guardrails, {who} | |",
+                f"| guardrails, {who}{how} | |",
                 "|---|---|",
                 *(f"| {what} | {cell} |" for what, cell in zip(KEPT, cells, strict=True)),
                 f"| worst depth (below 0: kept) | {depths} |",
