@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import planners
+import worldmodel
 from planners import ActionLimits, Budget, Problem, Trajectory
 from planners.guardrails import (
     Box,
@@ -26,12 +29,14 @@ from planners.guardrails import (
     swept,
     unlike,
 )
-from worldmodel import evaluate
+from worldmodel import evaluate, probe
 from worldmodel.agent import Agent, AgentConfig
-from worldmodel.checkpoint import load_checkpoint
+from worldmodel.checkpoint import find_checkpoint, load_checkpoint
+from worldmodel.collect import CollectConfig, collect
+from worldmodel.data import open_dataset
 from worldmodel.errors import UserError
 from worldmodel.evaluate import EvaluateConfig
-from worldmodel.guardrails import action_limits, guardrails, parse_rules
+from worldmodel.guardrails import Senses, action_limits, guardrails, parse_rules
 from worldmodel.tasks import Task, make_env, sample_tasks
 from worldmodel.wrappers import Guardrail
 
@@ -89,7 +94,7 @@ def test_distances_from_regions(region: Region, point: Any, distance: float) -> 
 def test_signed_distance_agrees_with_matplotlib_and_changes_no_faster_than_places(
     spokes: list[tuple[float, float]], seed: int
 ) -> None:
-    from matplotlib.path import Path
+    from matplotlib.path import Path as Outline
 
     # Corners around the origin, in the order of their angles: edges cannot cross.
     angles = np.linspace(0, 2 * np.pi, len(spokes), endpoint=False)
@@ -97,7 +102,7 @@ def test_signed_distance_agrees_with_matplotlib_and_changes_no_faster_than_place
     points = 3 * torch.rand(200, 2, generator=seeded(seed), dtype=torch.float64) - 1.5
     distance = Polygon(tuple(corners)).distance(points)
     clear = distance.abs() > 1e-6
-    inside = torch.from_numpy(Path(corners).contains_points(points.numpy()))
+    inside = torch.from_numpy(Outline(corners).contains_points(points.numpy()))
     assert torch.equal((distance < 0)[clear], inside[clear])
     step = 0.1 * torch.randn(200, 2, generator=seeded(seed + 1), dtype=torch.float64)
     change = (Polygon(tuple(corners)).distance(points + step) - distance).abs()
@@ -339,7 +344,8 @@ def test_rules_for_planners_and_for_judges_agree() -> None:
     )
     robot = torch.tensor([[0.0, 0, 0, 0], [0.4, 0, 4, 0], [0.4, 0.4, 0, 4]])
     seen = Trajectory(torch.zeros(1, 1, 2, 1, 1), robot[None, None, 1:])
-    limits = guardrails(rules, PROPRIO, robot[None, 0])
+    now = Trajectory(torch.zeros(1, 1, 1), robot[None, 0])
+    limits = guardrails(rules, Senses(PROPRIO), now)
     found = torch.stack([limit(seen, torch.zeros(1, 1, 2, 2))[0, 0] for limit in limits])
     states = torch.cat([robot[:, :2], torch.full((3, 2), 9.0), robot[:, 2:]], 1).numpy()
     names = ("pusher_x", "pusher_y", "block_x", "block_y", "pusher_vx", "pusher_vy")
@@ -354,8 +360,51 @@ def test_rules_for_planners_and_for_judges_agree() -> None:
     action = action_limits(rules, torch.zeros(1, 2))
     assert action is not None and (action.norm, action.change) == (2, None)  # the tightest
     assert action_limits(rules[:3], torch.zeros(1, 2)) is None
-    with pytest.raises(UserError, match="needs the robot's x and y, but it measures arm, hand"):
-        guardrails(rules, ("arm", "hand"), robot[None, 0])
+    with pytest.raises(UserError, match="needs x and y, but known are arm, hand"):
+        guardrails(rules, Senses(("arm", "hand")), now)
+
+
+def test_rules_on_other_things_read_latents() -> None:
+    """Latents are the block's place in centimetres, upside down; the robot is elsewhere."""
+    (rule,) = parse_rules(["no_go:of=block,disc=0.2:0.1:0.05,margin=0.01"])
+    weights = torch.tensor([[0.01, 0.0], [0.0, -0.01], [0.0, 0.5]])
+    senses = Senses(PROPRIO, ("block_x", "block_y"), weights)
+    z = torch.tensor([[[0.0, 40.0]], [[10.0, 40.0]], [[20.0, 40.0]]])  # (0, 0.1) to (0.2, 0.1)
+    now = Trajectory(z[None, 0], torch.zeros(1, 4))
+    (limit,) = guardrails([rule], senses, now)
+    ahead = Trajectory(z[None, None, 1:], torch.full((1, 1, 2, 4), 9.0))
+    found = limit(ahead, torch.zeros(1, 1, 2, 2))[0, 0]
+    assert found.tolist() == pytest.approx([-0.04, 0.06], abs=1e-4)
+    states = np.array([[9, 9, 0, 0.1], [9, 9, 0.1, 0.1], [9, 9, 0.2, 0.1]])
+    true = rule.violation(("pusher_x", "pusher_y", "block_x", "block_y"), states)
+    assert true == pytest.approx([-0.05, 0.05], abs=1e-6)
+    with pytest.raises(UserError, match="needs zebra_x and zebra_y, but known are pusher_x"):
+        guardrails(parse_rules(["no_go:of=zebra,x=0:1"]), senses, now)
+
+
+@pytest.mark.slow
+def test_a_probe_is_learnt_and_kept(tmp_path: Path) -> None:
+    """Of few episodes: the block's place to a few millimetres, and to more further ahead."""
+    data, folder = tmp_path / "data", tmp_path / "pusht"
+    collect(CollectConfig(env="worldmodel/PushT-v0", episodes=24, steps=60, out=data, workers=1))
+    shutil.copytree(find_checkpoint("pusht"), folder)
+    said = probe.save_probe(str(folder), open_dataset(data), "", 0.2, 0)
+    info = load_checkpoint(folder)[2]
+    assert info.probe["names"][2:4] == ["block_x", "block_y"] and "| block_x | 0.0" in said
+    for name in ("block_x", "block_y"):
+        mean = info.probe["errors"]["mean"][name]
+        assert mean[0] < 0.005 and mean[0] < mean[-1] < 0.03 and len(mean) == 6
+    agent = worldmodel.load(folder, samples=8, iterations=1, guardrails=("no_go:of=block,x=0:1",))
+    env = make_env("worldmodel/PushT-v0", {})
+    obs, info_now = env.reset(seed=0)
+    agent.reset(env.unwrapped.render_state(info_now["goal_state"]))  # type: ignore[attr-defined]
+    agent.act(obs)
+    assert agent.stop_reason is not None  # the block is where it must not be
+    env.close()
+    short = tmp_path / "short"
+    collect(CollectConfig(env="worldmodel/PushT-v0", episodes=24, steps=9, out=short, workers=1))
+    with pytest.raises(UserError, match="no episode of .* has 35 actions: record longer ones"):
+        probe.save_probe(str(folder), open_dataset(short), "", 0.2, 0)
 
 
 def test_regions_are_drawn_where_the_robot_is_seen() -> None:

@@ -35,7 +35,7 @@ import planners
 from planners import Budget, Plan, Planner, Problem, Trajectory, verify
 from worldmodel.checkpoint import CheckpointInfo
 from worldmodel.errors import UserError
-from worldmodel.guardrails import action_limits, guardrails, parse_rules
+from worldmodel.guardrails import Senses, action_limits, guardrails, parse_rules
 from worldmodel.predictor import WorldModel
 
 if TYPE_CHECKING:
@@ -129,8 +129,11 @@ class Agent:
         self.encoder, self.info, self.planner = encoder, info, planner
         self.config = config or AgentConfig()
         self.rules = parse_rules(self.config.guardrails)
-        nowhere = torch.zeros(1, len(info.spec.proprio_mean))
-        guardrails(self.rules, info.proprio_names, nowhere)  # whether they suit this robot
+        weights = torch.tensor(info.probe["weights"]) if info.probe else None
+        self.senses = Senses(info.proprio_names, tuple(info.probe.get("names", ())), weights)
+        nowhere = torch.zeros(1, model.config.tokens, model.config.dim)
+        still = torch.zeros(1, len(info.spec.proprio_mean))
+        guardrails(self.rules, self.senses, Trajectory(nowhere, still))  # whether they suit
         self.horizon = self.config.horizon or info.horizon
         default = Budget(info.samples, info.iterations)
         if isinstance(planner, planners.Gradient):
@@ -294,7 +297,7 @@ class Agent:
             high=self.high,
             horizon=self.horizon,
             episodes=len(goal_z),
-            guardrails=guardrails(self.rules, self.info.proprio_names, proprio[:, -1]),
+            guardrails=guardrails(self.rules, self.senses, Trajectory(z[:, -1], proprio[:, -1])),
             warm_start=warm_start,
             idle=self.idle,
             limits=action_limits(self.rules, self._last),

@@ -53,6 +53,8 @@ class CheckpointInfo:
             planner, which has its own default.
         iterations: as many as suffice them.
         proprio_names: of the numbers of proprio, where the data says.
+        probe: what `worldmodel.probe --save` found: how to read ``names`` off latents, linearly
+            (``weights``), and how well.
         training: data, steps, minutes, seed.
         evaluation: success figures together with their protocol.
         format_version: of this file.
@@ -70,6 +72,7 @@ class CheckpointInfo:
     samples: int = 300
     iterations: int = 10
     proprio_names: tuple[str, ...] = ()
+    probe: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
@@ -180,9 +183,18 @@ def record_evaluation(name_or_path: str | Path, name: str, result: dict[str, Any
     Raises:
         UserError: no such checkpoint, or it cannot be written.
     """
+    info = load_info(find_checkpoint(name_or_path))
+    record(name_or_path, evaluation={**info.evaluation, name: result})
+
+
+def record(name_or_path: str | Path, **fields: Any) -> None:
+    """Replace fields of what a checkpoint's ``config.json`` says.
+
+    Raises:
+        UserError: no such checkpoint, or it cannot be written.
+    """
     folder = find_checkpoint(name_or_path)
-    info = load_info(folder)
-    info = dataclasses.replace(info, evaluation={**info.evaluation, name: result})
+    info = dataclasses.replace(load_info(folder), **fields)
     atomic_write_json(folder / CONFIG, dataclasses.asdict(info))
 
 

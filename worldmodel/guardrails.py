@@ -4,13 +4,15 @@
     no_go:disc=0.2:0.3:0.05      of a disc: centre and radius
     no_go:polygon=0:0:0.2:0:0:0.2,margin=0.01
     workspace:x=0.05:0.45        the robot stays inside; ends that are not given are open
+    no_go:of=block,y=0:0.1       the centre of something else that the checkpoint's probe reads
     max_speed:0.1                metres a second, of the robot
     max_action:0.015             length of an action, in its own unit
     max_change:0.01              of any number of an action from one step to the next
 
 Actions are limited whatever the model imagines (tier 1). The others hold for every step that is
 imagined, and for the straight ways between (tier 2): as well as the model foresees where the robot
-goes. `margin` is how far it stays from a limit, in the limit's unit.
+goes, and for other things, as well as the probe reads where they are (`worldmodel.probe --save`).
+`margin` is how far it stays from a limit, in the limit's unit.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,12 +38,50 @@ KINDS = ("no_go", "workspace", "max_speed", "max_action", "max_change")
 OPEN = (-math.inf, math.inf)
 
 
+@dataclass(frozen=True, eq=False)
+class Senses:
+    """How numbers with names are known of what is imagined: measured, or read off the latents.
+
+    names: of the numbers of proprio.
+    read_names: of those that are read off latents, flattened to ``[..., N]``.
+    weights: how, linearly: ``[N + 1, len(read_names)]``, the last row a constant.
+    """
+
+    names: Sequence[str]
+    read_names: Sequence[str] = ()
+    weights: Tensor | None = None
+
+    def find(self, wanted: Sequence[str], whole: bool) -> Callable[[Trajectory], Tensor] | None:
+        """What gives these numbers ``[..., len(wanted)]`` of a trajectory, or None. Unless only the
+        `whole` name counts, the first name of proprio that ends so will do: pusher_x for x."""
+        known = list(self.names)
+        if not whole:
+            known = [name.rpartition("_")[2] for name in known]
+        if set(wanted) <= set(known):
+            at = [known.index(name) for name in wanted]
+
+            def measured(trajectory: Trajectory) -> Tensor:
+                assert trajectory.proprio is not None
+                return trajectory.proprio[..., at]
+
+            return measured
+        if self.weights is None or not set(wanted) <= set(self.read_names):
+            return None
+        weights = self.weights[:, [list(self.read_names).index(name) for name in wanted]]
+
+        def read(trajectory: Trajectory) -> Tensor:
+            return trajectory.z.flatten(-2).float() @ weights[:-1] + weights[-1]
+
+        return read
+
+
 @dataclass(frozen=True)
 class Rule:
     """One guardrail that somebody asked for.
 
     text: as it was written.
     kind: one of KINDS.
+    of: what it is about: a name of the probe's, or "" for the robot.
     region: where not to go, or where to stay.
     most: the limit, where it is a number.
     margin: in the limit's unit.
@@ -49,6 +89,7 @@ class Rule:
 
     text: str
     kind: str
+    of: str = ""
     region: Region | None = None
     most: float = 0.0
     margin: float = 0.0
@@ -58,29 +99,31 @@ class Rule:
         """1 where actions alone are limited, 2 where what is imagined is."""
         return 1 if self.kind in ("max_action", "max_change") else 2
 
-    def limit(self, names: Sequence[str], proprio: Tensor) -> Limit | None:
+    def limit(self, senses: Senses, now: Trajectory) -> Limit | None:
         """What planners have to keep, or None where actions alone are limited.
 
         Args:
-            names: of the numbers of proprio.
-            proprio: now, ``[E, Dp]``.
+            senses: how it is known where things are.
+            now: z ``[E, P, D]`` and proprio ``[E, Dp]``.
 
         Raises:
-            UserError: the names do not tell where the robot is, or how fast it goes.
+            UserError: nothing tells where it is, or how fast it goes.
         """
         if self.tier == 1:
             return None
-        at = self._numbers(names)
-
-        def read(trajectory: Trajectory) -> Tensor:
-            assert trajectory.proprio is not None
-            return trajectory.proprio[..., at]
-
+        wanted = ["vx", "vy"] if self.kind == "max_speed" else ["x", "y"]
+        if self.of:
+            wanted = [f"{self.of}_{name}" for name in wanted]
+        read = senses.find(wanted, whole=bool(self.of))
+        if read is None:
+            known = ", ".join((*senses.names, *senses.read_names)) or "nothing"
+            raise UserError(
+                f"guardrail {self.text!r} needs {' and '.join(wanted)}, but known are {known}"
+            )
         if self.region is None:
             return at_most(read, self.most, "m/s", self.margin, self.text)
         keep = no_go if self.kind == "no_go" else stay_inside
-        start = proprio[:, at]
-        return keep(self.region, read, start, margin=self.margin, name=self.text)
+        return keep(self.region, read, read(now), margin=self.margin, name=self.text)
 
     def violation(self, names: Sequence[str], states: Array) -> Array:
         """By how much paths of states ``[..., n + 1, D]`` broke it in each of their n steps,
@@ -88,8 +131,9 @@ class Rule:
         states' numbers."""
         paths = torch.from_numpy(np.asarray(states, np.float64))
         paths = paths.view(-1, *paths.shape[-2:])  # [E, n + 1, D]
-        after = paths[:, None, 1:]
-        limit = dataclasses.replace(self, margin=0.0).limit(names, paths[:, 0])
+        after, now = paths[:, None, 1:], paths[:, 0]
+        judged = dataclasses.replace(self, margin=0.0)
+        limit = judged.limit(Senses(names), Trajectory(now.unsqueeze(-2), now))
         if limit is None:  # actions are limited before anything sees them
             return np.full(np.shape(states)[:-2] + (np.shape(states)[-2] - 1,), -np.inf)
         found: Array = limit(Trajectory(after.unsqueeze(-2), after), after)[:, 0].numpy()
@@ -109,18 +153,6 @@ class Rule:
                 return np.array(corners)
         return None
 
-    def _numbers(self, names: Sequence[str]) -> list[int]:
-        """Which of these numbers are the robot's place, or its velocity."""
-        wanted = ("vx", "vy") if self.kind == "max_speed" else ("x", "y")
-        last = [name.rpartition("_")[2] for name in names]
-        if not set(wanted) <= set(last):
-            what = " and ".join(wanted)
-            raise UserError(
-                f"guardrail {self.text!r} needs the robot's {what}, but it measures "
-                f"{', '.join(names) or 'numbers without names'}"
-            )
-        return [last.index(name) for name in wanted]
-
 
 def parse_rules(texts: Sequence[str]) -> tuple[Rule, ...]:
     """Guardrails as written: see the module.
@@ -139,7 +171,7 @@ def action_limits(rules: Sequence[Rule], before: Tensor) -> ActionLimits | None:
         before: the action taken last, ``[E, A]``.
     """
     least = {
-        kind: min((rule.most for rule in rules if rule.kind == kind), default=None)
+        kind: min((rule.most - rule.margin for rule in rules if rule.kind == kind), default=None)
         for kind in ("max_action", "max_change")
     }
     if all(most is None for most in least.values()):
@@ -147,11 +179,9 @@ def action_limits(rules: Sequence[Rule], before: Tensor) -> ActionLimits | None:
     return ActionLimits(before, norm=least["max_action"], change=least["max_change"])
 
 
-def guardrails(
-    rules: Sequence[Rule], names: Sequence[str], proprio: Tensor
-) -> tuple[Guardrail, ...]:
+def guardrails(rules: Sequence[Rule], senses: Senses, now: Trajectory) -> tuple[Guardrail, ...]:
     """What the rules say of what is imagined: see `Rule.limit`."""
-    limits = (rule.limit(names, proprio) for rule in rules)
+    limits = (rule.limit(senses, now) for rule in rules)
     return tuple(limit for limit in limits if limit is not None)
 
 
@@ -168,18 +198,19 @@ def _parse(text: str) -> Rule:
     margin = _finite(options.pop("margin", "0"), text, kind)
     if margin < 0:
         raise UserError(f"guardrail {text!r} has the margin {margin:g}: it must be at least 0")
+    of = options.pop("of", "") if kind not in ("max_action", "max_change") else ""
     if kind in ("no_go", "workspace"):
         try:
             region = _region(options, text, kind)
         except ValueError as error:
             raise UserError(f"guardrail {text!r}: {error}") from None
-        return Rule(text, kind, region, margin=margin)
+        return Rule(text, kind, of, region, margin=margin)
     if options:
         raise UserError(f"guardrail {text!r} has no {min(options)!r}: write {_example(kind)}")
     most = _finite(first, text, kind)
     if not most > margin:
         raise UserError(f"guardrail {text!r}: the limit must be above {margin:g}")
-    return Rule(text, kind, None, most, margin)
+    return Rule(text, kind, of, None, most, margin)
 
 
 def _region(options: dict[str, str], text: str, kind: str) -> Region:

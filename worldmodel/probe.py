@@ -6,8 +6,10 @@ Two probes per encoder, on the patch tokens of single frames: ridge regression o
 closed form, and a small attention probe, one transformer block and an MLP, trained until it stops
 improving. (An MLP on the flattened tokens did worse than ridge: it has to learn an
 object's looks anew at every place.) With `--checkpoints pusht`, ridge also reads the latents of
-that world model. Velocities are left out by default: one frame does not show them. State is
-simulator truth: it measures the encoder here, and is seen by no planner.
+that world model; `--save true` keeps how to read them, for guardrails: then latents that were
+imagined, 1 to T model steps ahead, teach the reading as well. Velocities are left out by default:
+one frame does not show them. State is simulator truth: it measures the encoder here, and is seen by
+no planner.
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.checkpoint import load_checkpoint
+from worldmodel.checkpoint import load_checkpoint, record
 from worldmodel.cli import Progress, atomic_write_json, parse_config, progress, run
 from worldmodel.data import Dataset, open_dataset, split
 from worldmodel.encoder import Block, Encoder, load_encoder
 from worldmodel.errors import UserError
+from worldmodel.predictor import WorldModel
 
 _ANGLE = re.compile(r"(angle|theta|yaw)$")
 _HIDDEN = re.compile(r"(^|[ _.])(v[xyz]?|omega|velocity|.*_?seed)$")  # not in a single frame
@@ -47,6 +50,7 @@ class ProbeConfig:
             replaced by their sine and cosine.
         frames: frames used in all.
         components: PCA components of the flattened tokens that ridge sees.
+        save: keep with each of the checkpoints how to read the targets off its latents.
         held_out: share of the episodes that R^2 is measured on.
         seed: of the draw and of the attention probe.
         out: JSON file for the result; empty writes none.
@@ -55,6 +59,7 @@ class ProbeConfig:
     data: str = "data/pusht"
     encoders: str = "dino-112,random-112"
     checkpoints: str = ""
+    save: bool = False
     targets: str = ""
     frames: int = 20_000
     components: int = 1024
@@ -276,6 +281,99 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     }
 
 
+@torch.no_grad()
+def imagined(
+    model: WorldModel,
+    encoder: Encoder,
+    dataset: Dataset,
+    episodes: np.ndarray,
+    clips: int,
+    horizon: int,
+    rng: np.random.Generator,
+) -> tuple[Tensor, np.ndarray]:
+    """Latents of one frame and of what is imagined to follow when done what was done.
+
+    Returns:
+        ``[clips, 1 + horizon, P * D]``, and which frames of the dataset they are about.
+    """
+    skip, context = model.config.frameskip, model.config.context
+    starts = [
+        np.arange(f.start + skip * (context - 1), f.stop - skip * horizon)
+        for f in map(dataset.frames, episodes.tolist())
+    ]
+    possible = np.concatenate(starts)
+    if not len(possible):
+        needed = skip * (context - 1 + horizon)
+        raise UserError(f"no episode of {dataset.path} has {needed} actions: record longer ones")
+    now = np.sort(rng.choice(possible, min(clips, len(possible)), replace=False))
+    past = now[:, None] + skip * np.arange(1 - context, 1)  # [n, K]
+    seen = np.unique(past)
+    tokens = encode_frames(encoder, dataset, seen)
+    z = torch.cat([model.project(part.float()) for part in tokens.split(512)])
+    at = torch.from_numpy(np.searchsorted(seen, past))
+    steps = now[:, None] + np.arange(skip * (1 - context), skip * horizon)
+    actions = torch.from_numpy(dataset.actions[steps]).unflatten(1, (-1, skip)).flatten(2)
+    proprio = torch.from_numpy(dataset.proprio[past]).float()
+    done, ahead = actions.split([context - 1, horizon], 1)
+    found = model.rollout(z[at], proprio, done, ahead.unsqueeze(1)).z[:, 0]
+    both = torch.cat([z[at][:, -1:], found], 1).flatten(2)
+    return both, now[:, None] + skip * np.arange(horizon + 1)
+
+
+def save_probe(name: str, dataset: Dataset, targets: str, held_out: float, seed: int) -> str:
+    """Teach a linear reading of the targets off the latents of a checkpoint, encoded and imagined,
+    and keep it there. Returns a table of its mean absolute errors on held-out episodes."""
+    model, encoder, info = load_checkpoint(name)
+    names, values = targets_of(dataset, targets)
+    rng = np.random.default_rng(seed)
+    train, test = split(dataset, held_out)
+    shuffled = rng.permutation(train)
+    count = max(1, len(shuffled) // 10)
+    parts = [
+        imagined(model, encoder, dataset, episodes, clips, info.horizon, rng)
+        for episodes, clips in ((shuffled[count:], 4000), (shuffled[:count], 500), (test, 1000))
+    ]
+    z, y = [p[0] for p in parts], [torch.from_numpy(values[p[1]]).float() for p in parts]
+    mean, std = z[0].mean((0, 1)), z[0].std((0, 1)).clamp_min(1e-6)
+    shift, scale = y[0].mean((0, 1)), y[0].std((0, 1)).clamp_min(1e-9)
+    x = [((part - mean) / std).flatten(0, 1) for part in z]
+    normal = [((part - shift) / scale).flatten(0, 1) for part in y]
+    found = ridge(x[0], normal[0], x[1], normal[1])
+    slope = found[:-1] * scale / std[:, None]
+    weights = torch.cat([slope, (found[-1] * scale + shift - mean @ slope)[None]])
+    errors = (z[2] @ weights[:-1] + weights[-1] - y[2]).abs()  # [n, 1 + T, targets]
+    by_depth = {
+        "mean": errors.mean(0).T.tolist(),
+        "p95": errors.quantile(0.95, 0).T.tolist(),
+    }
+    rounded = {
+        kind: {n: [float(f"{e:.4g}") for e in row] for n, row in zip(names, rows, strict=True)}
+        for kind, rows in by_depth.items()
+    }
+    record(
+        name,
+        probe={
+            "names": names,
+            "weights": weights.tolist(),
+            "data": dataset.env_id,
+            "clips": [len(part) for part in z],
+            "errors": rounded,
+        },
+    )
+    depths = range(info.horizon + 1)
+    lines = [
+        f"Mean absolute error of the reading of {name}, held-out episodes (95 %):",
+        "",
+        "| model steps ahead | " + " | ".join(map(str, depths)) + " |",
+        "|---|" + "---:|" * len(depths),
+    ]
+    for target in names:
+        mean_of, high = rounded["mean"][target], rounded["p95"][target]
+        cells = [f"{m:.4f} ({h:.4f})" for m, h in zip(mean_of, high, strict=True)]
+        lines.append(f"| {target} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def table(result: dict[str, Any]) -> str:
     """The result as a markdown table."""
     names = list(result["results"][0]["r2"])
@@ -307,6 +405,10 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("encoders and checkpoints are empty; name at least one, such as dino-112.")
     result = probe(config)
     print(table(result))
+    for name in _listed(config.checkpoints) if config.save else ():
+        dataset = open_dataset(config.data)
+        print()
+        print(save_probe(name, dataset, config.targets, config.held_out, config.seed))
     if config.out:
         atomic_write_json(config.out, result)
 
