@@ -29,8 +29,9 @@ from planners.guardrails import (
     swept,
     unlike,
 )
-from worldmodel import evaluate, probe
+from worldmodel import calibrate, evaluate, probe
 from worldmodel.agent import Agent, AgentConfig
+from worldmodel.calibrate import CalibrateConfig, conformal_margin
 from worldmodel.checkpoint import find_checkpoint, load_checkpoint
 from worldmodel.collect import CollectConfig, collect
 from worldmodel.data import open_dataset
@@ -531,3 +532,84 @@ def test_what_a_wrapper_cannot_guard_is_named() -> None:
         Guardrail(gym.make("CartPole-v1"), ["max_change:1"])
     with pytest.raises(UserError, match="this checkpoint is for worldmodel/PushT-v0"):
         Guardrail(make_env("worldmodel/Maze-v0", {}), ["no_go:x=0:1"], "pusht")
+
+
+# ---- Calibration --------------------------------------------------------------------------------
+@pytest.mark.parametrize(("level", "count"), [(0.1, 9), (0.1, 60), (0.3, 20)])
+def test_margins_cover_what_they_promise(level: float, count: int) -> None:
+    """Of 4,000 calibrations with scores of a skewed distribution."""
+    rng = np.random.default_rng(0)
+    missed = [
+        rng.exponential() > conformal_margin(rng.exponential(size=count), level)
+        for _ in range(4000)
+    ]
+    expected = 1 - math.ceil((count + 1) * (1 - level)) / (count + 1)
+    assert expected <= level
+    assert np.mean(missed) == pytest.approx(expected, abs=4 * math.sqrt(level / 4000))
+
+
+def test_too_few_episodes_for_a_level_are_named() -> None:
+    assert conformal_margin(np.arange(19.0), 0.05) == 18
+    with pytest.raises(UserError, match="18 episodes are too few for the level 0.05: use 19"):
+        conformal_margin(np.arange(18.0), 0.05)
+    with pytest.raises(UserError, match="level is 1"):
+        CalibrateConfig(env="worldmodel/PushT-v0", guardrail=["no_go:x=0:1"], level=1)
+    with pytest.raises(UserError, match="9 episodes are too few"):
+        CalibrateConfig(env="worldmodel/PushT-v0", guardrail=["no_go:x=0:1"], episodes=9)
+    with pytest.raises(UserError, match="'max_change:1' is kept exactly"):
+        CalibrateConfig(env="worldmodel/PushT-v0", guardrail=["max_change:1"])
+    with pytest.raises(UserError, match="kept exactly: there is no margin to calibrate"):
+        parse_rules(["max_change:1,margin=calibrated"])
+
+
+def test_the_score_of_an_episode_is_its_worst_gap() -> None:
+    """Two plans of two model steps of three steps each; the second comes after four steps."""
+    (rule,) = parse_rules(["workspace:x=-9:1,margin=0.1"])
+    path = np.array([[0.0], [0.2], [0.3], [0.4], [1.2], [0.5], [0.1], [0.0]])
+    path = np.concatenate([path, np.zeros((8, 1))], 1)
+    true = rule.violation(("x", "y"), path)
+    expected = np.array([[[-0.5], [-0.3]], [[-0.7], [9.0]]]) + 0.1
+    watch = evaluate.Watch([np.zeros(7, bool)], [], [np.array([0, 4])], [expected])
+    (score,) = calibrate.episode_scores(rule, ("x", "y"), [path], watch, 3)
+    assert score == pytest.approx(max(true[:3].max() + 0.5, true[3] + 0.3, true[4:].max() + 0.7))
+    # Without a plan it should have stayed at the margin.
+    watch = evaluate.Watch([np.ones(7, bool)], [], [np.array([0, 4])], [expected])
+    (score,) = calibrate.episode_scores(rule, ("x", "y"), [path], watch, 3)
+    assert score == pytest.approx(true.max() + 0.1)
+
+
+@pytest.mark.slow
+def test_a_margin_is_calibrated_kept_and_never_used_for_anything_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "pusht"
+    shutil.copytree(find_checkpoint("pusht"), folder)
+    rule = "no_go:disc=0.25:0.25:0.05"
+    given = ["--env", "worldmodel/PushT-v0", "--checkpoint", str(folder), "--guardrail", rule]
+    given += ["--samples", "16", "--iterations", "1", "--level", "0.25", "--episodes", "6"]
+    given += ["--budget_steps", "15", "--batch", "6"]
+    assert calibrate.main(given) == 0
+    assert f"| {rule} | 0.25 | 0.0" in capsys.readouterr().out
+
+    def agent(**settings: Any) -> Any:
+        wanted = {"samples": 16, "iterations": 1, "guardrails": (f"{rule},margin=calibrated",)}
+        return worldmodel.load(folder, **{**wanted, **settings})
+
+    (found,) = load_checkpoint(folder)[2].calibration.values()
+    assert agent().rules[0].margin == found["margin"] and 0 <= found["margin"] < 0.05
+    assert len(found["rounds"]) == 2 and found["rounds"][0]["margin"] == 0
+    for other in (
+        {"iterations": 2},
+        {"execute": 10},
+        {"guardrails": ("no_go:disc=0.25:0.25:0.06,margin=calibrated",)},
+    ):
+        with pytest.raises(UserError, match="was not calibrated for this model, planner"):
+            agent(**other)
+    with pytest.raises(UserError, match="was not calibrated"):
+        worldmodel.load("pusht", samples=16, iterations=1, guardrails=agent().config.guardrails)
+    weights = folder / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    with pytest.raises(UserError, match="was not calibrated"):
+        agent()

@@ -19,6 +19,7 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import hashlib
 import math
 import time
 from collections import deque
@@ -35,7 +36,7 @@ import planners
 from planners import Budget, Plan, Planner, Problem, Trajectory, verify
 from worldmodel.checkpoint import CheckpointInfo
 from worldmodel.errors import UserError
-from worldmodel.guardrails import Senses, action_limits, guardrails, parse_rules
+from worldmodel.guardrails import Rule, Senses, action_limits, guardrails, parse_rules
 from worldmodel.predictor import WorldModel
 
 if TYPE_CHECKING:
@@ -126,14 +127,9 @@ class Agent:
         planner: Planner,
         config: AgentConfig | None = None,
     ) -> None:
-        self.encoder, self.info, self.planner = encoder, info, planner
+        self.encoder, self.planner = encoder, planner
         self.config = config or AgentConfig()
-        self.rules = parse_rules(self.config.guardrails)
-        weights = torch.tensor(info.probe["weights"]) if info.probe else None
-        self.senses = Senses(info.proprio_names, tuple(info.probe.get("names", ())), weights)
-        nowhere = torch.zeros(1, model.config.tokens, model.config.dim)
-        still = torch.zeros(1, len(info.spec.proprio_mean))
-        guardrails(self.rules, self.senses, Trajectory(nowhere, still))  # whether they suit
+        self.info = info
         self.horizon = self.config.horizon or info.horizon
         default = Budget(info.samples, info.iterations)
         if isinstance(planner, planners.Gradient):
@@ -167,11 +163,41 @@ class Agent:
         self.low = self.model.action_low.repeat(planned)
         self.high = self.model.action_high.repeat(planned)
         self.idle = self._idle().repeat(planned)
+        self.rules = tuple(map(self._calibrated, parse_rules(self.config.guardrails)))
+        weights = torch.tensor(info.probe["weights"]) if info.probe else None
+        self.senses = Senses(info.proprio_names, tuple(info.probe.get("names", ())), weights)
+        nowhere = torch.zeros(1, model.config.tokens, model.config.dim)
+        still = torch.zeros(1, len(info.spec.proprio_mean))
+        guardrails(self.rules, self.senses, Trajectory(nowhere, still))  # whether they suit
         self.last_plan: Plan | None = None
         self.last_timings = {"encode_ms": 0.0, "plan_ms": 0.0}
         self.stop_reasons: tuple[str | None, ...] = ()
         self.intervened = torch.empty(0, dtype=torch.bool)
         self._goal: Trajectory | None = None
+
+    def calibration_key(self, rule: Rule) -> str:
+        """A hash of all that the margin of a guardrail depends on: encoder, predictor, planner and
+        its settings, how plans are carried out, and the guardrail itself."""
+        digest = hashlib.sha256()
+        settings = dataclasses.replace(self.config, guardrails=(), seed=0)
+        seen = (self.info.encoder_hash, self.info.probe.get("weights"))
+        planned = (self.planner, settings, self.budget, self.horizon, self.execute)
+        digest.update(repr((seen, planned, rule.bare)).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _calibrated(self, rule: Rule) -> Rule:
+        """The rule, with the margin that was calibrated for it if it asks for that."""
+        if rule.margin is not None:
+            return rule
+        known = self.info.calibration.get(self.calibration_key(rule))
+        if known is None:
+            raise UserError(
+                f"guardrail {rule.text!r} was not calibrated for this model, planner and budget: "
+                f"run python -m worldmodel.calibrate with them and --guardrail {rule.bare}"
+            )
+        return dataclasses.replace(rule, margin=float(known["margin"]))
 
     @property
     def stop_reason(self) -> str | None:

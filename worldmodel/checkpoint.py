@@ -55,6 +55,8 @@ class CheckpointInfo:
         proprio_names: of the numbers of proprio, where the data says.
         probe: what `worldmodel.probe --save` found: how to read ``names`` off latents, linearly
             (``weights``), and how well.
+        calibration: margins of guardrails, by `worldmodel.calibrate`, under a hash of all that they
+            depend on.
         training: data, steps, minutes, seed.
         evaluation: success figures together with their protocol.
         format_version: of this file.
@@ -73,6 +75,7 @@ class CheckpointInfo:
     iterations: int = 10
     proprio_names: tuple[str, ...] = ()
     probe: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION

@@ -147,10 +147,14 @@ class EvaluateConfig:
 @dataclass
 class Watch:
     """What an agent did of its own accord in each step of each episode, bool ``[steps]`` each:
-    whether it stood still without a plan, and whether its action was not the plan's."""
+    whether it stood still without a plan, and whether its action was not the plan's. And of each
+    plan that was made ``[plans]``, in which step, and what it expected of the guardrails
+    ``[plans, T, G]``."""
 
     stopped: list[Array] = field(default_factory=list)
     intervened: list[Array] = field(default_factory=list)
+    planned_at: list[Array] = field(default_factory=list)
+    expected: list[Array] = field(default_factory=list)
 
 
 def run_agent(
@@ -182,10 +186,15 @@ def run_agent(
             agent.reset(np.stack(goals), mix(seed, number), budget_steps)
             states = [[info["state"] for _, info in seen]]
             observations = [obs for obs, _ in seen]
-            stopped, intervened = [], []
-            for _ in range(budget_steps):
+            stopped, intervened, planned_at, expected = [], [], [], []
+            plan = None
+            for step in range(budget_steps):
                 stacked = {k: np.stack([obs[k] for obs in observations]) for k in observations[0]}
                 actions = agent.act(stacked)
+                if agent.last_plan is not None and agent.last_plan is not plan:
+                    plan = agent.last_plan
+                    planned_at.append(step)
+                    expected.append(plan.violations.cpu().numpy())
                 steps = [env.step(action) for env, action in zip(active, actions, strict=True)]
                 observations = [step[0] for step in steps]
                 states.append([step[4]["state"] for step in steps])
@@ -196,6 +205,8 @@ def run_agent(
             if watch is not None:
                 watch.stopped += list(np.array(stopped).T)
                 watch.intervened += list(np.array(intervened).T)
+                watch.planned_at += [np.array(planned_at)] * len(batch)
+                watch.expected += list(np.stack(expected, 1))
     return paths
 
 

@@ -12,7 +12,8 @@
 Actions are limited whatever the model imagines (tier 1). The others hold for every step that is
 imagined, and for the straight ways between (tier 2): as well as the model foresees where the robot
 goes, and for other things, as well as the probe reads where they are (`worldmodel.probe --save`).
-`margin` is how far it stays from a limit, in the limit's unit.
+`margin` is how far it stays from a limit, in the limit's unit; `margin=calibrated` takes what
+`worldmodel.calibrate` found for this model, planner and guardrail.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Rule:
     of: what it is about: a name of the probe's, or "" for the robot.
     region: where not to go, or where to stay.
     most: the limit, where it is a number.
-    margin: in the limit's unit.
+    margin: in the limit's unit; None where it is to be calibrated.
     """
 
     text: str
@@ -92,7 +93,13 @@ class Rule:
     of: str = ""
     region: Region | None = None
     most: float = 0.0
-    margin: float = 0.0
+    margin: float | None = 0.0
+
+    @property
+    def bare(self) -> str:
+        """The text without its margin: what a calibration is for."""
+        kind, _, rest = self.text.partition(":")
+        return f"{kind}:{','.join(p for p in rest.split(',') if not p.startswith('margin='))}"
 
     @property
     def tier(self) -> int:
@@ -111,6 +118,8 @@ class Rule:
         """
         if self.tier == 1:
             return None
+        if self.margin is None:
+            raise UserError(f"guardrail {self.text!r} has no margin yet: calibrate it")
         wanted = ["vx", "vy"] if self.kind == "max_speed" else ["x", "y"]
         if self.of:
             wanted = [f"{self.of}_{name}" for name in wanted]
@@ -171,7 +180,7 @@ def action_limits(rules: Sequence[Rule], before: Tensor) -> ActionLimits | None:
         before: the action taken last, ``[E, A]``.
     """
     least = {
-        kind: min((rule.most - rule.margin for rule in rules if rule.kind == kind), default=None)
+        kind: min((r.most - (r.margin or 0) for r in rules if r.kind == kind), default=None)
         for kind in ("max_action", "max_change")
     }
     if all(most is None for most in least.values()):
@@ -195,8 +204,11 @@ def _parse(text: str) -> Rule:
         raise UserError(f"guardrail {text!r} says no limit: write {_example(kind)}")
     first, *more = rest.split(",")
     options = dict(part.partition("=")[::2] for part in (rest.split(",") if "=" in first else more))
-    margin = _finite(options.pop("margin", "0"), text, kind)
-    if margin < 0:
+    written = options.pop("margin", "0")
+    margin = None if written == "calibrated" else _finite(written, text, kind)
+    if margin is None and kind in ("max_action", "max_change"):
+        raise UserError(f"guardrail {text!r} is kept exactly: there is no margin to calibrate")
+    if margin is not None and margin < 0:
         raise UserError(f"guardrail {text!r} has the margin {margin:g}: it must be at least 0")
     of = options.pop("of", "") if kind not in ("max_action", "max_change") else ""
     if kind in ("no_go", "workspace"):
@@ -208,8 +220,8 @@ def _parse(text: str) -> Rule:
     if options:
         raise UserError(f"guardrail {text!r} has no {min(options)!r}: write {_example(kind)}")
     most = _finite(first, text, kind)
-    if not most > margin:
-        raise UserError(f"guardrail {text!r}: the limit must be above {margin:g}")
+    if not most > (margin or 0):
+        raise UserError(f"guardrail {text!r}: the limit must be above {margin or 0:g}")
     return Rule(text, kind, of, None, most, margin)
 
 
