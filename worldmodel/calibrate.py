@@ -6,8 +6,9 @@ Split conformal prediction (Vovk et al. 2005), with one score per episode: the p
 fresh tasks with the guardrail, and the score is the worst gap, over the steps it carried out,
 between how deep the breach really was and how deep it was imagined. The margin is the score that a
 share `level` of episodes exceeds, with the correction for finitely many of them. So, of episodes
-like these, a share of at most `level` breaks the guardrail. Like these: planned with another margin,
-they would be others. Therefore there are rounds, each with fresh tasks and the margin found before.
+like these, a share of at most `level` breaks the guardrail. Like these: planned with another
+margin, they would be others. Therefore there are rounds, each with fresh tasks and the margin found
+before.
 
 The margin is kept with the checkpoint, under a hash of all that it depends on, for
 ``margin=calibrated``.
