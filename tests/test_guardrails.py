@@ -598,6 +598,7 @@ def test_a_margin_is_calibrated_kept_and_never_used_for_anything_else(
     (found,) = load_checkpoint(folder)[2].calibration.values()
     assert agent().rules[0].margin == found["margin"] and 0 <= found["margin"] < 0.05
     assert len(found["rounds"]) == 2 and found["rounds"][0]["margin"] == 0
+    assert agent(execute=5, horizon=5).rules == agent().rules  # the defaults, said aloud
     for other in (
         {"iterations": 2},
         {"execute": 10},

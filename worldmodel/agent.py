@@ -179,10 +179,12 @@ class Agent:
         """A hash of all that the margin of a guardrail depends on: encoder, predictor, planner and
         its settings, how plans are carried out, and the guardrail itself."""
         digest = hashlib.sha256()
-        settings = dataclasses.replace(self.config, guardrails=(), seed=0)
-        seen = (self.info.encoder_hash, self.info.probe.get("weights"))
-        planned = (self.planner, settings, self.budget, self.horizon, self.execute)
-        digest.update(repr((seen, planned, rule.bare)).encode())
+        config = dataclasses.asdict(self.config)
+        weights = {name: config[name] for name in config if name.endswith(("_weight", "near"))}
+        seen = (self.info.encoder_hash, self.info.probe.get("weights"), self.config.bfloat16)
+        planned = (self.planner, self.budget, self.config.objective, weights)
+        carried_out = (self.horizon, self.execute, self.repeat)
+        digest.update(repr((seen, planned, carried_out, rule.bare)).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
