@@ -343,7 +343,7 @@ def test_a_variation_reaches_the_camera_the_goal_image_and_the_floor(
     class Spy:
         """Sees what the agent sees, and acts not."""
 
-        stop_reasons, intervened = ("rest",), torch.tensor([True])
+        stop_reasons, intervened, last_plan = ("rest",), torch.tensor([True]), None
 
         def reset(self, goals: Any, seed: int, steps: int) -> None:
             self.goals, self.steps = goals, steps

@@ -206,7 +206,7 @@ def run_agent(
                 watch.stopped += list(np.array(stopped).T)
                 watch.intervened += list(np.array(intervened).T)
                 watch.planned_at += [np.array(planned_at)] * len(batch)
-                watch.expected += list(np.stack(expected, 1))
+                watch.expected += list(np.stack(expected, 1)) if expected else []
     return paths
 
 
