@@ -1,20 +1,20 @@
-"""Use a planner without a network: a point mass, a wall it must not enter, and known dynamics.
+"""Use a planner without a network: a point mass, a pillar in its way, and known dynamics.
 
 python examples/planner_alone.py
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 import planners
 from planners import Problem, Trajectory
+from planners.guardrails import Disc, no_go
 
 DT, HORIZON, EPISODES = 0.1, 12, 1
-START, GOAL, WALL = torch.zeros(2), torch.tensor([1.0, 0.5]), 0.8  # metres; stay below x = WALL
+START, GOAL = torch.zeros(2), torch.tensor([1.0, 0.5])  # metres
+PILLAR = Disc(centre=(0.5, 0.25), radius=0.2)
 
 
 def rollout(actions: Tensor) -> Trajectory:
@@ -27,16 +27,9 @@ def cost(trajectory: Trajectory, actions: Tensor) -> Tensor:
     return (trajectory.z[:, :, -1, 0] - GOAL).square().sum(-1)
 
 
-@dataclass(frozen=True)
-class Wall:
-    """Hard, whatever the cost says: x < WALL at every step."""
-
-    name: str = "wall"
-    unit: str = "m"
-    tier: int = 1
-
-    def __call__(self, trajectory: Trajectory, actions: Tensor) -> Tensor:
-        return trajectory.z[..., 0, 0] - WALL
+def where(trajectory: Trajectory) -> Tensor:
+    """Positions [E, S, T, 2]."""
+    return trajectory.z[..., 0, :]
 
 
 problem = Problem(
@@ -46,13 +39,14 @@ problem = Problem(
     high=torch.full((2,), 1.0),
     horizon=HORIZON,
     episodes=EPISODES,
-    guardrails=(Wall(),),
+    guardrails=(no_go(PILLAR, where, START.expand(EPISODES, 2), name="pillar"),),
 )
 for name in planners.PLANNERS:
     planner = planners.make(name)
     plan = planner.plan(problem, planner.default_budget, torch.Generator().manual_seed(0))
     x, y = plan.trajectory.z[0, -1, 0].tolist()
+    clear = -plan.violations.max().item()
     print(
-        f"{name:<9} ends at ({x:.3f}, {y:.3f}) m, feasible {plan.feasible.item()}, "
-        f"{plan.timings['total']:.0f} ms"
+        f"{name:<9} ends at ({x:.3f}, {y:.3f}) m, {clear:.3f} m clear of the pillar, "
+        f"feasible {plan.feasible.item()}, {plan.timings['total']:.0f} ms"
     )
