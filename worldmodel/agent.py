@@ -164,10 +164,10 @@ class Agent:
         self.high = self.model.action_high.repeat(planned)
         self.idle = self._idle().repeat(planned)
         self.rules = tuple(map(self._calibrated, parse_rules(self.config.guardrails)))
-        weights = torch.tensor(info.probe["weights"]) if info.probe else None
+        weights = torch.tensor(info.probe["weights"]).to(self.device) if info.probe else None
         self.senses = Senses(info.proprio_names, tuple(info.probe.get("names", ())), weights)
-        nowhere = torch.zeros(1, model.config.tokens, model.config.dim)
-        still = torch.zeros(1, len(info.spec.proprio_mean))
+        nowhere = torch.zeros(1, model.config.tokens, model.config.dim, device=self.device)
+        still = torch.zeros(1, len(info.spec.proprio_mean), device=self.device)
         guardrails(self.rules, self.senses, Trajectory(nowhere, still))  # whether they suit
         self.last_plan: Plan | None = None
         self.last_timings = {"encode_ms": 0.0, "plan_ms": 0.0}
@@ -282,7 +282,7 @@ class Agent:
 
     def took(self, action: Tensor) -> None:
         """Take note that this was done ``[E, A]``, whoever chose it, after what was observed."""
-        self._last = action
+        self._last = action = action.to(self.device)
         self._taken.append(action)
         self._steps += 1
 
@@ -290,7 +290,7 @@ class Agent:
         """What is to be expected if this is done ``[E, A]`` for a model step, and nothing after it;
         ``feasible`` says whether that keeps the guardrails. At any step if ``execute`` is 1."""
         repeats = len(self.idle) // action.shape[-1]
-        first = action.repeat(1, repeats).unsqueeze(1)
+        first = action.to(self.device).repeat(1, repeats).unsqueeze(1)
         rest = self.idle.expand(len(action), self.horizon - 1, -1)
         return verify(self.problem(), torch.cat([first, rest], 1))
 

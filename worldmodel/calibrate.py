@@ -31,7 +31,7 @@ from worldmodel.cli import atomic_write_json, parse_config
 from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
 from worldmodel.evaluate import Watch, run_agent
-from worldmodel.guardrails import Rule, parse_rules
+from worldmodel.guardrails import Rule, parse_rules, permitted
 from worldmodel.judge import rate_of
 from worldmodel.tasks import check_fits, make_env, sample_tasks
 
@@ -153,7 +153,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
                 (tried,) = agent.rules
 
                 def allowed(state: Array, tried: Rule = tried) -> bool:
-                    return bool((tried.violation(names, np.stack([state, state])) <= 0).all())
+                    return permitted([tried], names, state)
 
                 seed = config.seed + number
                 tasks = sample_tasks(envs[0], config.episodes, seed, config.goal_offset, allowed)

@@ -33,7 +33,7 @@ from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
 from worldmodel.gallery import save_failures
-from worldmodel.guardrails import Rule, action_limits, parse_rules
+from worldmodel.guardrails import Rule, action_limits, parse_rules, permitted
 from worldmodel.judge import Outcomes, judge, judged_distance, mean_of, rate_of
 from worldmodel.tasks import (
     Task,
@@ -46,8 +46,6 @@ from worldmodel.tasks import (
 )
 
 Array = NDArray[Any]
-WILSON = ("rate", "low", "high")
-KEPT = ("episodes in breach", "steps in breach", "success without a breach")
 
 
 @dataclass(frozen=True)
@@ -282,12 +280,13 @@ def run_ceiling(
                 ),
                 warm_start=warm_start,
                 idle=agent.idle,
-                limits=action_limits(agent.rules, last),
+                limits=(limits := action_limits(agent.rules, last)),
             )
             plan = planner.plan(problem, budget, generator)
             now = agent.sequence(plan.actions)[0, : agent.execute]
-            if not plan.feasible[0]:
+            if not plan.feasible[0]:  # it brakes, as hard as it may
                 now = torch.zeros_like(now)
+                now = now if limits is None else limits.project(now[None])[0]
             last = now[-1:]
             path += list(world.physics(path[-1], now.numpy())[1:])
             warm_start = agent.left_over(plan.actions)
@@ -405,8 +404,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         rules = parse_rules(config.guardrail)
 
         def allowed(state: Array) -> bool:
-            still = np.stack([state, state])
-            return all((rule.violation(names, still) <= 0).all() for rule in rules)
+            return permitted(rules, names, state)
 
         tasks_of = {
             seed: sample_tasks(envs[0], share, seed, config.goal_offset, allowed)
@@ -555,12 +553,11 @@ def _note(result: dict[str, Any], who: str, outcomes: Outcomes) -> None:
 def table(result: dict[str, Any]) -> str:
     """The result as a Markdown table."""
 
+    def cell(r: dict[str, float]) -> str:
+        return f"{100 * r['rate']:.1f} % ({100 * r['low']:.1f} to {100 * r['high']:.1f})"
+
     def row(name: str, episodes: int, *rates: dict[str, float]) -> str:
-        cells = [
-            f"{100 * r['rate']:.1f} % ({100 * r['low']:.1f} to {100 * r['high']:.1f})"
-            for r in rates
-        ]
-        return f"| {name} | {episodes} | {' | '.join(cells)} |"
+        return f"| {name} | {episodes} | {' | '.join(map(cell, rates))} |"
 
     settings = result["settings"]
     budget = f"{settings['samples']} x {settings['iterations']}"
@@ -601,10 +598,6 @@ def table(result: dict[str, Any]) -> str:
     for who, kept_by in ((result["planner"], result), ("true simulator", result["ceiling"] or {})):
         if rails := kept_by.get("guardrails"):
             how = ", planned without them" if settings["unguarded"] else ""
-            cells = [
-                "{:.1f} % ({:.1f} to {:.1f})".format(*(100 * rails[name][k] for k in WILSON))
-                for name in ("violation_per_episode", "violation_per_step", "safe_success")
-            ]
             depths = "; ".join(
                 f"{name} {depth:+.4f}" for name, depth in rails["worst_depth"].items()
             )
@@ -612,7 +605,9 @@ def table(result: dict[str, Any]) -> str:
                 "",
                 f"| guardrails, {who}{how} | |",
                 "|---|---|",
-                *(f"| {what} | {cell} |" for what, cell in zip(KEPT, cells, strict=True)),
+                f"| episodes in breach | {cell(rails['violation_per_episode'])} |",
+                f"| steps in breach | {cell(rails['violation_per_step'])} |",
+                f"| success without a breach | {cell(rails['safe_success'])} |",
                 f"| worst depth (below 0: kept) | {depths} |",
             ]
             if "stop_rate" in rails:

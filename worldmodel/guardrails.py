@@ -172,6 +172,12 @@ def parse_rules(texts: Sequence[str]) -> tuple[Rule, ...]:
     return tuple(map(_parse, texts))
 
 
+def permitted(rules: Sequence[Rule], names: Sequence[str], state: Array) -> bool:
+    """Whether a state ``[D]``, of numbers with these names, keeps all the rules; for judges."""
+    still = np.stack([state, state])
+    return all((rule.violation(names, still) <= 0).all() for rule in rules)
+
+
 def action_limits(rules: Sequence[Rule], before: Tensor) -> ActionLimits | None:
     """What the rules say of actions alone, or None where they say nothing.
 

@@ -405,8 +405,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("encoders and checkpoints are empty; name at least one, such as dino-112.")
     result = probe(config)
     print(table(result))
+    dataset = open_dataset(config.data)
     for name in _listed(config.checkpoints) if config.save else ():
-        dataset = open_dataset(config.data)
         print()
         print(save_probe(name, dataset, config.targets, config.held_out, config.seed))
     if config.out:
