@@ -151,11 +151,11 @@ def test_another_look_leaves_everything_in_its_place_but_at_the_edge() -> None:
     images = torch.full((200, 3, 50, 50), 0.5)
     images[:, :, 10:20, 30:40] = 0.9
     painted = repainted(images, g)
-    assert 60 < int((painted != images).flatten(1).any(1).sum()) < 140
     ground, thing = painted[:, :, :1, :1], painted[:, :, 10:11, 30:31]
-    expected = torch.where(images == 0.5, ground, thing)
-    torch.testing.assert_close(painted, expected)
-    assert np.corrcoef(ground.flatten(), thing.flatten())[0, 1] < 0.9  # they change by themselves
+    torch.testing.assert_close(painted, torch.where(images == 0.5, ground, thing))
+    of_ground, of_thing = (ground != 0.5).any(1).sum(), (thing != 0.9).any(1).sum()
+    assert 40 < of_ground < 100 and 40 < of_thing < 100  # 35 % each,
+    assert not ((ground != 0.5).any(1) & (thing != 0.9).any(1)).any()  # and never both
     strips = framed(images, g)
     assert (strips[:, :, 2:-2, 2:-2] == images[:, :, 2:-2, 2:-2]).all()
     assert 60 < int((strips != images).flatten(1).any(1).sum()) < 140

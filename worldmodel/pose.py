@@ -95,17 +95,21 @@ def learn_pose(
             given = np.concatenate([tokens[now], tokens[now + 1], views[now]])
             with torch.autocast(device.type, torch.bfloat16):
                 seen = learning.see(torch.from_numpy(given).to(device).bfloat16())
-            (place, turn, here), (later, _, _), (place_v, turn_v, there) = zip(
-                *(part.chunk(3) for part in seen), strict=True
-            )
+            now_seen, next_seen, view_seen = zip(*(part.chunk(3) for part in seen), strict=True)
+            place, turn, robot_seen, looked = now_seen
+            place_v, turn_v, robot_v, looked_v = view_seen
             spun, shift = turns[now].to(device), shifts[now].to(device)
-            true = torch.from_numpy(robot[now]).to(device)
+            here = torch.from_numpy(robot[now]).to(device)
+            there = turned(here, spun) + shift
             loss = (
                 apart(place_v, turned(place, spun) + shift)
-                + apart(later, place)
-                + apart(here, true)
-                + apart(there, turned(true, spun) + shift)
+                + apart(next_seen[0], place)
+                + apart(robot_seen, here)
+                + apart(robot_v, there)
             )
+            # The robot may be a mere dot: told which patch it is in, it is found far sooner.
+            for looks, at in ((looked, here), (looked_v, there)):
+                loss = loss + 0.1 * F.nll_loss(looks, torch.cdist(at, pose.places).argmin(1))
             if angles is not None:
                 angle = angles[now].to(device)
                 loss = loss + 0.5 * (apart(turn, angle) + apart(turn_v, turned(angle, spun)))
@@ -205,15 +209,22 @@ def moved_views(
 
 
 def repainted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images ``[B, 3, H, W]`` in which, for half of them, every colour has become any other one, by
-    a smooth random map of colours: so that ground, thing and robot change independently."""
+    """Images ``[B, 3, H, W]`` in which, for seven of ten, one colour has become any other one: that
+    of the ground, or that of a random pixel which differs from it."""
     count = len(images)
-    waves = torch.randn(count, 12, 3, generator=generator) * 2.5
-    phases = 2 * math.pi * torch.rand(count, 12, 1, generator=generator)
-    mix = torch.randn(count, 3, 12, generator=generator) * 0.6
-    colours = torch.baddbmm(phases, waves, images.flatten(2)).sin_()
-    painted = (mix @ colours).sigmoid_().view_as(images)
-    chosen = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
+    _, ground = without_background(images)
+    ground, colours = ground.flatten(2), images.flatten(2)
+    differs = ((colours - ground).abs().amax(1) > 0.1).float() + 1e-6
+    pick = torch.multinomial(differs, 1, generator=generator)[:, None].expand(-1, 3, -1)
+    thing = colours.gather(2, pick)
+    of_ground = torch.rand(count, 1, 1, generator=generator) < 0.5
+    old, kept = torch.where(of_ground, ground, thing), torch.where(of_ground, thing, ground)
+    # Pixels at an edge are a mixture of two colours, and remain one.
+    far = (kept - old).norm(dim=1, keepdim=True).clamp_min(0.05)
+    share = (1 - (colours - old).norm(dim=1, keepdim=True) / far).clamp_min(0)
+    new = torch.rand(count, 3, 1, generator=generator)
+    painted = torch.lerp(colours, new.expand_as(colours), share).view_as(images)
+    chosen = torch.rand(count, 1, 1, 1, generator=generator) < 0.7
     return torch.where(chosen, painted, images)
 
 

@@ -144,9 +144,10 @@ class Pose(nn.Module):
             nn.Linear(2 * width, width), nn.GELU(approximate="tanh"), nn.Linear(width, 6)
         )
 
-    def see(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def see(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Place of the thing and, as a unit vector, its turn, and place of the robot, ``[B, 2]``
-        each: x to the right, y down, in half images from the middle."""
+        each: x to the right, y down, in half images from the middle. And in which patch the robot
+        was looked for: logarithms of shares, ``[B, N]``."""
 
         def gelu(x: Tensor) -> Tensor:
             return F.gelu(x, approximate="tanh")
@@ -160,16 +161,18 @@ class Pose(nn.Module):
         x = gelu(patches(self.around(image(self.narrow(tokens)))))
         x = x + gelu(self.mix(x))
         x = x + self.last(gelu(patches(self.farther(image(x)))))
-        attention = self.attend(x).float().softmax(1)  # [B, N, 2]
+        looked = self.attend(x).float().log_softmax(1)  # [B, N, 2]
+        attention = looked.exp()
         offset = self.offset(x).float().tanh().unflatten(-1, (2, 2)) / 4
         points = (attention.unsqueeze(-1) * (self.places.unsqueeze(1) + offset)).sum(1)
         there = (attention.transpose(1, 2).to(x.dtype) @ x).flatten(1)  # [B, 2 width]
         nudge, turn = self.read(there).float().split([4, 2], -1)
         points = points + nudge.tanh().unflatten(-1, (2, 2)) / 4
-        return points[:, 0], F.normalize(turn, dim=-1, eps=1e-3), points[:, 1]
+        turn = F.normalize(turn, dim=-1, eps=1e-3)
+        return points[:, 0], turn, points[:, 1], looked[:, :, 1]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        place, turn, robot = self.see(tokens.flatten(0, -3))
+        place, turn, robot, _ = self.see(tokens.flatten(0, -3))
         z = self.SPREAD * torch.cat([place, self.radius * turn, robot], -1)
         return z.unflatten(0, tokens.shape[:-2]).unsqueeze(-2)
 
