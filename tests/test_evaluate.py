@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tiny import tiny_checkpoint
 
-from worldmodel import evaluate, gallery, judge, tasks
+from worldmodel import evaluate, gallery, judge, load, tasks
 from worldmodel.collect import episode_seed
 from worldmodel.errors import UserError
 from worldmodel.tasks import Task, load_goal, make_env, sample_tasks, save_goal
@@ -278,8 +278,6 @@ def test_guardrails_are_judged_by_true_states(checkpoint: Path) -> None:
 def test_every_episode_starts_at_its_task_and_uses_the_whole_budget(
     checkpoint: Path, pusht: Any
 ) -> None:
-    from worldmodel import load
-
     env = make_env(PUSHT, {})
     agent = load(checkpoint, samples=4, iterations=1)
     some = sample_tasks(pusht, 3, 0, 5)
@@ -324,6 +322,17 @@ def test_an_agent_on_the_simulator_sees_what_its_plans_would_show(
         pixels = tasks.render(pusht, path[step * agent.frameskip])
         torch.testing.assert_close(z, agent._encode(pixels[None])[0], atol=0.02, rtol=0.02)
     np.testing.assert_allclose(plan.trajectory.proprio[0, 0, :2], path[agent.frameskip, :2])
+
+
+def test_a_trained_model_ranks_plans_as_the_simulator_does(checkpoint: Path, pusht: Any) -> None:
+    some = sample_tasks(pusht, 4, 0, 25)
+
+    def alike(name: str | Path) -> np.ndarray:
+        return evaluate.rank_correlation(load(name), pusht, some, 0)
+
+    trained, untrained = alike("pusht"), alike(checkpoint)
+    assert trained.shape == (4,) and np.abs(untrained).max() < 0.9
+    assert trained.mean() > 0.5 > untrained.mean() + 0.2
 
 
 def test_seeds_share_the_episodes_each_with_its_own_tasks(checkpoint: Path) -> None:

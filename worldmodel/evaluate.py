@@ -339,6 +339,41 @@ class AgentOnSimulator(Agent):
         return dataclasses.replace(super().problem(warm_start), rollout=rollout)
 
 
+def rank_correlation(
+    agent: Agent,
+    env: gym.Env[Any, Any],
+    tasks: Sequence[Task],
+    seed: int,
+    variation: Sequence[str] = (),
+    candidates: int = 64,
+) -> Array:
+    """How alike the model and the truth rank plans, ``[n]``: at the start of each task, Spearman's
+    correlation between what random plans cost as imagined and on the simulator, by the judge's
+    distance. Planning well takes little more than this; 1 is a perfect model of a perfect cost."""
+    world: Any = env.unwrapped
+    found = []
+    for number, task in enumerate(tasks):
+        obs, _ = begin(env, task, variation)
+        agent.reset(render(env, task.goal_state))
+        agent.observe(obs)
+        generator = torch.Generator().manual_seed(mix(seed, number))
+        shape = (1, candidates, agent.horizon, len(agent.low))
+        share = torch.rand(shape, generator=generator).to(agent.low)
+        actions = torch.lerp(agent.low, agent.high, share)
+        problem = agent.problem()
+        with torch.no_grad():
+            imagined = problem.cost(problem.rollout(actions), actions)[0].cpu()
+        paths = [
+            world.physics(task.start_state, sequence)[agent.frameskip :: agent.frameskip]
+            for sequence in agent.sequence(actions[0]).cpu().numpy()
+        ]
+        apart = torch.from_numpy(judged_distance(env, np.stack(paths), task.goal_state))
+        true = agent.arrival_cost(apart, 1.0)
+        ranks = [cost.argsort().argsort().double() for cost in (imagined, true)]
+        found.append(float(torch.corrcoef(torch.stack(ranks))[0, 1]))
+    return np.array(found)
+
+
 def time_plans(
     agent: Agent, env: gym.Env[Any, Any], task: Task, count: int
 ) -> tuple[dict[str, float], dict[str, float], int]:
@@ -498,6 +533,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 "samples": config.ceiling_samples,
                 "iterations": config.ceiling_iterations,
                 "cost": config.ceiling_cost,
+                "rank_correlation": mean_of(
+                    rank_correlation(agent, envs[0], tasks[:few], config.seed, variation)
+                ),
             }
     finally:
         for env in envs:
@@ -583,6 +621,8 @@ def table(result: dict[str, Any]) -> str:
         name = f"{top['planner']} {top['samples']} x {top['iterations']} on the true simulator"
         name += ", the model's cost" if top["cost"] == "latents" else ""
         rows.append(row(name, top["episodes"], top, top["final"]))
+        alike = "{mean:.2f} ({low:.2f} to {high:.2f})".format(**top["rank_correlation"])
+        rows += ["", f"Rank correlation of imagined and true costs of random plans: {alike}."]
     if "chamfer_final" in metrics:
         rows += ["", "| Chamfer distance, chip widths | start | end |", "|---|---|---|"]
         names = {"": result["planner"], "random_": "random actions", "ceiling_": "true simulator"}
