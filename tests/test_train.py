@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.collect import CollectConfig, collect
+from worldmodel.encoder import BUNDLED, load_encoder
 from worldmodel.errors import UserError
 from worldmodel.predictor import (
     Components,
@@ -78,6 +81,22 @@ def test_latents_are_fixed_after_the_joint_steps(maze: Path) -> None:
             assert torch.equal(value, projector[name])
     assert not torch.equal(trainer.model.predictor.next_z.weight, predictor)
     assert trainer.episodes.frames[0].shape == (120 * 21, SMALL.tokens, SMALL.dim)
+
+
+def test_a_checkpoint_keeps_the_local_weights_of_its_encoder(maze: Path) -> None:
+    exported = maze / "exported"
+    shutil.copytree(BUNDLED, exported)
+    other = {k: v + 0.01 for k, v in load_file(exported / "model.safetensors").items()}
+    save_file(other, exported / "model.safetensors")
+    local = {"encoder": "dino-112", "encoder_weights": str(exported)}
+    trainer = Trainer(replace(config(maze, "local", steps=2), **local))  # type: ignore[arg-type]
+    trainer.train_step()
+    trainer.save()
+    shutil.rmtree(exported)
+    _, encoder, info = load_checkpoint(maze / "local" / "checkpoint")
+    assert encoder.hash == info.encoder_hash != load_encoder("dino-112").hash
+    with pytest.raises(UserError, match=r"cannot keep .*exported in .*encoder: No such file"):
+        trainer.save()
 
 
 def test_only_the_predictor_learns_from_dynamics_data(maze: Path) -> None:

@@ -1,4 +1,5 @@
-"""Checkpoints: a folder with ``model.safetensors`` and ``config.json``, all that planning needs."""
+"""Checkpoints: a folder with ``model.safetensors`` and ``config.json``, all that planning needs;
+and ``encoder/``, where the encoder was a local file."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 
-from worldmodel.cli import atomic_write_json
+from worldmodel.cli import atomic_write_bytes, atomic_write_json
 from worldmodel.errors import UserError
 from worldmodel.predictor import DataSpec, ModelConfig, WorldModel
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from worldmodel.encoder import Encoder
 
 FORMAT_VERSION = 1
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, ENCODER = "model.safetensors", "config.json", "encoder"
 BUNDLED_FOLDER = Path(__file__).parent / "checkpoints"
 BUNDLED = {
     "worldmodel/PushT-v0": "pusht",
@@ -127,7 +128,7 @@ def load_checkpoint(
 
     Args:
         name_or_path: a bundled name (``"pusht"``) or a folder.
-        weights: local weights for the encoder, where its name alone does not find them.
+        weights: local weights for the encoder; default: the folder's own, or what its name finds.
 
     Raises:
         UserError: not found, damaged, of another format version, or the encoder found here is not
@@ -150,7 +151,8 @@ def load_checkpoint(
     _check_tensors(model, tensors, path)
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     model.eval().requires_grad_(False)
-    encoder = load_encoder(info.encoder, weights=weights)
+    own = [path for path in (folder / ENCODER).glob("*") if path.name != CONFIG]
+    encoder = load_encoder(info.encoder, weights=weights or next(iter(own), None))
     if encoder.hash != info.encoder_hash:
         raise UserError(
             f"checkpoint {folder} was trained with encoder {info.encoder!r} of hash "
@@ -178,6 +180,24 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
         f"no checkpoint {str(name_or_path)!r}: that folder {what}; "
         f"bundled checkpoints are {', '.join(names) or 'none yet: train one first'}"
     )
+
+
+def keep_encoder(folder: str | Path, weights: str | Path) -> None:
+    """Copy an encoder's local weights, a file or what pretraining exports, into a checkpoint, so
+    that it can be loaded without them.
+
+    Raises:
+        UserError: they cannot be read, or the folder cannot be written.
+    """
+    weights, target = Path(weights), Path(folder) / ENCODER
+    files = [weights / WEIGHTS if weights.is_dir() else weights]
+    files += [file for file in (files[0].with_name(CONFIG),) if file.exists()]
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            atomic_write_bytes(target / file.name, file.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot keep {weights} in {target}: {error.strerror or error}") from None
 
 
 def record_evaluation(name_or_path: str | Path, name: str, result: dict[str, Any]) -> None:

@@ -48,7 +48,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from worldmodel.checkpoint import CheckpointInfo, save_checkpoint
+from worldmodel.checkpoint import CheckpointInfo, keep_encoder, save_checkpoint
 from worldmodel.cli import Progress, parse_config, progress, run
 from worldmodel.data import Dataset, LatentCache, open_dataset, split
 from worldmodel.encoder import load_encoder
@@ -120,7 +120,7 @@ class TrainConfig:
         dynamics_data: further folders, which only the predictor learns from, once the latents are
             fixed. Their tokens need not fit in memory.
         encoder: name of the frozen encoder.
-        encoder_weights: a local weights file or folder for it.
+        encoder_weights: a local weights file or folder for it; the checkpoint keeps a copy.
         out: folder for the checkpoint, metrics and training state.
         cache: folder for cached latents.
         steps: optimiser steps.
@@ -607,6 +607,8 @@ class Trainer:
             },
         )
         save_checkpoint(out / "checkpoint", self.average, info)
+        if c.encoder_weights is not None:
+            keep_encoder(out / "checkpoint", c.encoder_weights)
         state = {
             "model": self.model.state_dict(),
             "heads": self.heads.state_dict() if self.heads else {},
