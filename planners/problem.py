@@ -379,6 +379,25 @@ def verify(problem: Problem, actions: Tensor) -> Plan:
     )
 
 
+def merge(plan: Plan, other: Plan, use_other: Tensor) -> Plan:
+    """The plan, with the episodes where use_other [E] taken from the other one."""
+
+    def pick(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(use_other.view(-1, *[1] * (a.ndim - 1)), b, a)
+
+    (z, proprio), (other_z, other_proprio) = plan.trajectory, other.trajectory
+    if proprio is not None and other_proprio is not None:
+        proprio = pick(proprio, other_proprio)
+    return replace(
+        plan,
+        actions=pick(plan.actions, other.actions),
+        trajectory=Trajectory(pick(z, other_z), proprio),
+        cost=pick(plan.cost, other.cost),
+        violations=pick(plan.violations, other.violations),
+        feasible=pick(plan.feasible, other.feasible),
+    )
+
+
 class Search:
     """One call of `plan`: the clock, the count of model steps and the best sequences seen.
 
@@ -441,7 +460,7 @@ class Search:
                 break
             other = verify(self.problem, self.finalists.actions[:, k])
             model_calls += other.model_calls
-            plan = _merge(plan, other, promising & other.feasible)
+            plan = merge(plan, other, promising & other.feasible)
         total_ms = self._elapsed()
         return replace(
             plan,
@@ -479,25 +498,6 @@ def check_between(name: str, value: float, least: float, most: float) -> None:
     """Raise ValueError unless value is a number from least to most."""
     if not isinstance(value, int | float) or not least <= value <= most:
         raise ValueError(f"{name} must be a number from {least} to {most}, got {value!r}")
-
-
-def _merge(plan: Plan, other: Plan, use_other: Tensor) -> Plan:
-    """The plan, with the episodes where use_other [E] taken from the other one."""
-
-    def pick(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(use_other.view(-1, *[1] * (a.ndim - 1)), b, a)
-
-    (z, proprio), (other_z, other_proprio) = plan.trajectory, other.trajectory
-    if proprio is not None and other_proprio is not None:
-        proprio = pick(proprio, other_proprio)
-    return replace(
-        plan,
-        actions=pick(plan.actions, other.actions),
-        trajectory=Trajectory(pick(z, other_z), proprio),
-        cost=pick(plan.cost, other.cost),
-        violations=pick(plan.violations, other.violations),
-        feasible=pick(plan.feasible, other.feasible),
-    )
 
 
 def _ms_since(begun: float) -> float:

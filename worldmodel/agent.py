@@ -19,6 +19,7 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import enum
 import hashlib
 import math
 import time
@@ -33,9 +34,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import planners
-from planners import Budget, Plan, Planner, Problem, Trajectory, verify
+from planners import Budget, Plan, Planner, Problem, Trajectory, merge, verify
 from worldmodel.checkpoint import CheckpointInfo
 from worldmodel.errors import UserError
+from worldmodel.expectation import Expectation, unexpected
 from worldmodel.guardrails import Rule, Senses, action_limits, guardrails, parse_rules
 from worldmodel.predictor import WorldModel
 
@@ -43,7 +45,16 @@ if TYPE_CHECKING:
     from worldmodel.encoder import Encoder
 
 Array = NDArray[Any]
-NO_PLAN = "no plan: everything imagined was NaN or violated a guardrail"
+
+
+class Stop(enum.StrEnum):
+    """Why a robot stands still."""
+
+    NO_PLAN = "no plan: everything imagined was NaN or violated a guardrail"
+    LATE = "no plan: it came after the deadline"
+    STALE = "a stale frame: the camera shows the same image, but the robot has moved"
+    SURPRISED = "a surprise: for more than a model step, nothing has been as expected"
+
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,12 @@ class AgentConfig:
         samples: candidates per iteration; None takes the checkpoint's, or with the gradient planner
             its own.
         iterations: likewise.
-        budget_ms: deadline of one plan in milliseconds, or None.
+        budget_ms: milliseconds after which a planner stops searching, or None. One batch and the
+            last check are always made.
+        deadline_ms: milliseconds after which a plan is too late to be carried out, or None.
+        alarm: p-value below which what is seen is a surprise: see `worldmodel.surprise`. Then the
+            agent plans anew at once, and stands still if the surprise lasts for longer than a
+            model step. 0 is never.
         guardrails: what no plan may break, as `worldmodel.guardrails` reads it.
         proprio_weight: of the squared distance in proprio (in standard deviations of the data, each
             number weighted by how well it can be read off the goal image) against the squared
@@ -81,6 +97,8 @@ class AgentConfig:
     samples: int | None = None
     iterations: int | None = None
     budget_ms: float | None = None
+    deadline_ms: float | None = None
+    alarm: float = 0.0
     guardrails: tuple[str, ...] = ()
     proprio_weight: float = 0.6
     near: float = 0.1
@@ -98,7 +116,9 @@ class AgentConfig:
                 raise UserError(f"{name} is {value!r}: it must be a whole number of at least 1")
         if not 0 < self.near < math.inf:
             raise UserError(f"near is {self.near!r}: it must be a number above 0")
-        for name in ("budget_ms", "proprio_weight", "time_weight", "stay_weight", "seed"):
+        if not 0 <= self.alarm < 1:
+            raise UserError(f"alarm is {self.alarm!r}: a p-value is at least 0 and below 1")
+        for name in ("budget_ms", "deadline_ms", "proprio_weight", "time_weight", "stay_weight", "seed"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise UserError(f"{name} is {value!r}: it must be at least 0")
@@ -110,7 +130,10 @@ class Agent:
     Attributes:
         last_plan: the latest `planners.Plan`, or None before the first.
         last_timings: ``encode_ms`` and ``plan_ms`` of the latest of each.
-        stop_reasons: per episode, why it stands still, or None.
+        stop_reasons: per episode, why it stands still (a `Stop`), or None.
+        p_value: float ``[E]``, of what was seen latest: how large a share of what is usual is as
+            surprising. 1 where that is not watched.
+        errors: float ``[E, 2]``, what was not expected of it: see `worldmodel.expectation`.
         intervened: bool ``[E]``, whether the latest action is not the plan's: there was none that
             keeps the guardrails, or limits on actions changed it.
         distance: ``[E]``, mean squared latent distance of the latest encoded frame to the goal.
@@ -153,7 +176,11 @@ class Agent:
                 f"execute is {self.execute}, but only {self.horizon} model steps of "
                 f"{self.frameskip} actions are planned: execute at most all of them"
             )
-        self.look = math.gcd(self.execute, self.frameskip)  # steps between encoded frames
+        self.expectation: Expectation | None = None
+        if self.config.alarm:
+            self.expectation = Expectation.of(info)
+        # Steps between encoded frames: all of them are watched, or those that are planned from.
+        self.look = 1 if self.expectation else math.gcd(self.execute, self.frameskip)
         self.repeat = self.config.action_repeat or self.frameskip
         if self.frameskip % self.repeat:
             raise UserError(
@@ -171,8 +198,9 @@ class Agent:
         guardrails(self.rules, self.senses, Trajectory(nowhere, still))  # whether they suit
         self.last_plan: Plan | None = None
         self.last_timings = {"encode_ms": 0.0, "plan_ms": 0.0}
-        self.stop_reasons: tuple[str | None, ...] = ()
+        self.stop_reasons: tuple[Stop | None, ...] = ()
         self.intervened = torch.empty(0, dtype=torch.bool)
+        self.p_value, self.errors = torch.empty(0), torch.empty(0, 2)
         self._goal: Trajectory | None = None
 
     def calibration_key(self, rule: Rule) -> str:
@@ -202,7 +230,7 @@ class Agent:
         return dataclasses.replace(rule, margin=float(known["margin"]))
 
     @property
-    def stop_reason(self) -> str | None:
+    def stop_reason(self) -> Stop | None:
         """Why an episode stands still, or None while all of them have a plan."""
         return next((reason for reason in self.stop_reasons if reason), None)
 
@@ -231,12 +259,20 @@ class Agent:
         self._generator = torch.Generator().manual_seed(self.config.seed if seed is None else seed)
         self._steps, self._deadline = 0, steps
         past = (self.model.config.context - 1) * self.frameskip
+        past += self.frameskip if self.expectation else 0  # to expect what is seen now
         self._frames: deque[tuple[Tensor, Tensor]] = deque(maxlen=past // self.look + 1)
         self._taken: deque[Tensor] = deque(maxlen=past)  # actions [E, A]
         self._last = self._idle().expand(len(pixels), -1)  # the one before
         self.last_plan = None
+        self._age = 0  # steps since the latest plan
+        self._late = False
         self.stop_reasons = (None,) * len(pixels)
         self.distance = torch.empty(0)
+        self.p_value = torch.ones(len(pixels))
+        self.errors = torch.zeros(len(pixels), 2)
+        self._surprised = torch.zeros(len(pixels), dtype=torch.int64)  # for how many steps
+        self._shown: tuple[Array, Tensor] | None = None
+        self._stale = torch.zeros(len(pixels), dtype=torch.bool)
 
     def act(self, obs: Mapping[str, Array]) -> Array:
         """The next primitive action, float32 ``[a]`` (``[E, a]``), within the bounds.
@@ -249,17 +285,22 @@ class Agent:
             UserError: `obs` is not that, or `reset` was never called.
         """
         self.observe(obs)
-        if self._steps % self.execute == 0:
+        surprised = self._surprised > 0
+        if self.last_plan is None or self._age >= self.execute or surprised.any():
             self._replan()
-        assert self.last_plan is not None
-        planned = self.sequence(self.last_plan.actions)[:, self._steps % self.execute]
-        # Where there is no plan, nothing is done.
-        action = torch.where(self.last_plan.feasible[:, None], planned, 0.0)
+        plan = self.last_plan
+        assert plan is not None
+        lasting = self._surprised > self.frameskip  # then it is not what was expected before
+        self.stop_reasons = tuple(map(self._reason, plan.feasible, self._stale, lasting))
+        stopped = torch.tensor([reason is not None for reason in self.stop_reasons])
+        planned = self.sequence(plan.actions)[:, self._age]
+        # Where there is no plan, it brakes: nothing is done, or as little as the limits allow.
+        action = torch.where(stopped[:, None].to(self.device), 0.0, planned)
         action = action.clamp(self.model.action_low, self.model.action_high).float()
         # Once more, whatever the plan says: nothing learnt has a part in this.
         if limits := action_limits(self.rules, self._last):
             action = limits.project(action[:, None])[:, 0]
-        self.intervened = ((action - planned).abs() > 1e-6).any(1) | ~self.last_plan.feasible
+        self.intervened = ((action - planned).abs() > 1e-6).any(1).cpu() | stopped
         self.took(action)
         actions: Array = action.cpu().numpy()
         return actions if self._batched else actions[0]
@@ -279,12 +320,19 @@ class Agent:
             self._frames.append((z, proprio))
             self.distance = self.model.distance(z, self._goal.z).cpu()
             self.last_timings["encode_ms"] = _ms_since(begun)
+            if self.expectation and self._steps:
+                self.errors = unexpected(self.model, self._expected(), Trajectory(z, proprio)).cpu()
+                self.p_value = self.expectation.p_value(self.errors)
+                unusual = self.p_value < self.config.alarm
+                self._surprised = torch.where(unusual, self._surprised + 1, 0)
+        self._look_for_stale_frames(pixels, proprio)
 
     def took(self, action: Tensor) -> None:
         """Take note that this was done ``[E, A]``, whoever chose it, after what was observed."""
         self._last = action = action.to(self.device)
         self._taken.append(action)
         self._steps += 1
+        self._age += 1
 
     def imagine(self, action: Tensor) -> Plan:
         """What is to be expected if this is done ``[E, A]`` for a model step, and nothing after it;
@@ -364,10 +412,12 @@ class Agent:
         """A plan ``[E, T, F/repeat*A]`` as actions of environment steps ``[E, T*F, A]``."""
         return self.primitive(planned).unflatten(-1, (self.frameskip, -1)).flatten(1, 2)
 
-    def left_over(self, planned: Tensor) -> Tensor:
-        """What is left of a plan after `execute` steps, of the same shape: it ends in idleness."""
-        left = self.sequence(planned)[:, self.execute :]
-        idle = self._idle().expand(len(left), self.execute, -1)
+    def left_over(self, planned: Tensor, done: int | None = None) -> Tensor:
+        """What is left of a plan after `done` steps, by default `execute`, of the same shape: it
+        ends in idleness."""
+        done = self.execute if done is None else done
+        left = self.sequence(planned)[:, done:]
+        idle = self._idle().expand(len(left), done, -1)
         values = torch.cat([left, idle], 1).unflatten(1, (-1, self.repeat)).mean(2)
         return values.unflatten(1, (self.horizon, -1)).flatten(2)
 
@@ -387,26 +437,74 @@ class Agent:
         low, high = self.model.action_low, self.model.action_high
         return torch.zeros_like(low).clamp(low, high)
 
-    def _context(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What the model sees: z ``[E, K, P, D]`` and proprio ``[E, K, Dp]`` of now and of whole
-        model steps ago, and the actions between them ``[E, K-1, F*A]``.
+    def _context(self, back: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """What the model sees `back` steps ago: z ``[E, K, P, D]`` and proprio ``[E, K, Dp]`` of
+        then and of whole model steps before, and the actions between them ``[E, K-1, F*A]``.
 
         Before there was a past, the robot has always stood where it began, as in training.
         """
-        ago = [self.frameskip * k for k in reversed(range(self.model.config.context))]
+        ago = [back + self.frameskip * k for k in reversed(range(self.model.config.context))]
         frames = [self._frames[-1 - min(steps, self._steps) // self.look] for steps in ago]
         z, proprio = (torch.stack(parts, 1) for parts in zip(*frames, strict=True))
-        before = self._idle().expand(len(z), ago[0] - len(self._taken), -1)
-        past = torch.cat([before, *(action[:, None] for action in self._taken)], 1)
+        past = self._done(ago[0], back)
         return z, proprio, past.unflatten(1, (len(ago) - 1, self.frameskip)).flatten(2)
 
+    def _done(self, since: int, until: int = 0) -> Tensor:
+        """Actions ``[E, since - until, A]`` from so many steps ago to so many."""
+        before = self._idle().expand(len(self._last), max(0, since - len(self._taken)), -1)
+        taken = list(self._taken)[max(0, len(self._taken) - since) :]
+        done = torch.cat([before, *(action[:, None] for action in taken)], 1)
+        return done[:, : since - until]
+
+    @torch.no_grad()
+    def _expected(self) -> Trajectory:
+        """What the model expected, a model step ago, of what is seen now: z ``[E, P, D]`` and
+        proprio ``[E, Dp]``."""
+        actions = self._done(self.frameskip).flatten(1)[:, None, None]
+        with self._precision():
+            z, proprio = self.model.rollout(*self._context(self.frameskip), actions)
+        return Trajectory(z[:, 0, 0], proprio[:, 0, 0])
+
     def _replan(self) -> None:
+        """Plan; where that fails or comes too late, keep to what is left of the plan before, if
+        that was one and still keeps the guardrails."""
         begun = time.perf_counter()
-        warm_start = None if self.last_plan is None else self.left_over(self.last_plan.actions)
-        plan = self.planner.plan(self.problem(warm_start), self.budget, self._generator)
-        self.last_plan = plan
-        self.stop_reasons = tuple(None if ok else NO_PLAN for ok in plan.feasible.tolist())
-        self.last_timings["plan_ms"] = _ms_since(begun)
+        before = self.last_plan
+        left = None if before is None else self.left_over(before.actions, self._age)
+        problem = self.problem(left)
+        plan = self.planner.plan(problem, self.budget, self._generator)
+        spent = _ms_since(begun)
+        deadline = self.config.deadline_ms
+        self._late = deadline is not None and spent > deadline
+        if self._late:
+            plan = dataclasses.replace(plan, feasible=torch.zeros_like(plan.feasible))
+        if before is not None and left is not None and not plan.feasible.all():
+            rest = verify(problem, left)
+            plan = merge(plan, rest, ~plan.feasible & rest.feasible & before.feasible)
+        self.last_plan, self._age = plan, 0
+        self.last_timings["plan_ms"] = spent
+
+    def _reason(self, feasible: Tensor, stale: Tensor, lasting: Tensor) -> Stop | None:
+        """Why one episode stands still, if it does."""
+        if stale:
+            return Stop.STALE
+        if lasting:
+            return Stop.SURPRISED
+        if feasible:
+            return None
+        return Stop.LATE if self._late else Stop.NO_PLAN
+
+    def _look_for_stale_frames(self, pixels: Array, proprio: Tensor) -> None:
+        """Note which cameras show the very image, byte for byte, that they showed when the robot
+        was elsewhere: by a fifth of a standard deviation in anything that images show of it."""
+        if self._shown is None:
+            self._shown = pixels.copy(), proprio.clone()
+        before, then = self._shown
+        same = torch.from_numpy((pixels == before).all((1, 2, 3)))
+        visible = torch.tensor(self.info.readable, device=self.device) > 0.5
+        moved = (proprio - then).abs() > 0.2 * self.model.proprio_std
+        self._stale = same & (moved & visible).any(1).cpu()
+        before[~same.numpy()], then[~same] = pixels[~same.numpy()], proprio[~same]
 
     def _checked_obs(self, obs: Mapping[str, Array]) -> tuple[Array, Tensor]:
         """Pixels ``[E, H, W, 3]`` and proprio ``[E, Dp]`` of an observation."""

@@ -1,0 +1,92 @@
+"""Whether what is seen is what was expected a model step ago.
+
+Two errors are watched: of the latents and of proprio, each between what the model expected and what
+came. How large they usually are was found on held-out episodes (`worldmodel.surprise`); a p-value
+is the share of usual steps that are as surprising (conformal prediction: Vovk et al. 2005).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from planners import Trajectory
+from worldmodel.checkpoint import CheckpointInfo
+from worldmodel.errors import UserError
+from worldmodel.predictor import WorldModel
+
+Array = NDArray[Any]
+WATCHED = ("latents", "proprio")
+
+
+def unexpected(model: WorldModel, expected: Trajectory, seen: Trajectory) -> Tensor:
+    """Squared errors ``[E, 2]`` of what was expected, z ``[E, P, D]`` and proprio ``[E, Dp]``: in
+    units of the model's distance, and of proprio's variance."""
+    assert expected.proprio is not None and seen.proprio is not None
+    proprio = ((seen.proprio - expected.proprio) / model.proprio_std).square().mean(-1)
+    return torch.stack([model.distance(expected.z.float(), seen.z.float()), proprio], -1)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """How large errors usually are.
+
+    levels: shares of usual steps, falling: 1/2, 1/4, ...
+    limits: what such a share of them exceeds, ``[2][len(levels)]``, in the order of WATCHED.
+    """
+
+    levels: tuple[float, ...]
+    limits: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of(cls, info: CheckpointInfo) -> Expectation:
+        """What was found for a checkpoint.
+
+        Raises:
+            UserError: nothing was.
+        """
+        if not info.surprise:
+            raise UserError(
+                f"this checkpoint does not know what is usual: run python -m worldmodel.surprise "
+                f"--env {info.env_id} first"
+            )
+        limits = tuple(tuple(info.surprise["limits"][name]) for name in WATCHED)
+        return cls(tuple(info.surprise["levels"]), limits)
+
+    @classmethod
+    def from_errors(cls, errors: Array, finest: int = 14) -> Expectation:
+        """From those of usual steps ``[n, 2]``: levels as fine as n allows, at most 2^-finest."""
+        errors = np.sort(errors, 0)
+        levels = [0.5**k for k in range(1, finest + 1) if len(errors) + 1 >= 2**k]
+        places = [math.ceil((len(errors) + 1) * (1 - level)) - 1 for level in levels]
+        return cls(tuple(levels), tuple(tuple(column[places].tolist()) for column in errors.T))
+
+    def p_value(self, errors: Tensor) -> Tensor:
+        """Of errors ``[E, 2]``, ``[E]``: at least the share of usual steps that are as surprising
+        in one of the two (Bonferroni). What is no number is as surprising as can be."""
+        levels, limits = errors.new_tensor(self.levels), errors.new_tensor(self.limits)
+        exceeded = ~(errors.unsqueeze(-1) <= limits)  # [E, 2, levels]
+        shares = torch.where(exceeded, levels, 1.0).amin((-2, -1))
+        return (len(WATCHED) * shares).clamp(max=1.0)
+
+    def score(self, errors: Tensor) -> Tensor:
+        """Of errors ``[E, 2]``, ``[E]``: how many times what is rare, without steps, to compare."""
+        rare = errors.new_tensor(self.limits)[:, len(self.levels) // 2]
+        return (errors / rare).amax(-1)
+
+    def as_json(self) -> dict[str, Any]:
+        """For a checkpoint's config.json."""
+        named: Sequence[tuple[str, tuple[float, ...]]] = list(
+            zip(WATCHED, self.limits, strict=True)
+        )
+        return {
+            "levels": list(self.levels),
+            "limits": {name: [float(f"{x:.4g}") for x in limits] for name, limits in named},
+        }
