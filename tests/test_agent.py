@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 import planners
 import worldmodel
-from worldmodel.agent import Agent, AgentConfig
+from worldmodel.agent import Agent, AgentConfig, Stop
 from worldmodel.checkpoint import CheckpointInfo, bundled_for, load_checkpoint, save_checkpoint
 from worldmodel.encoder import Encoder
 from worldmodel.errors import UserError
+from worldmodel.expectation import Expectation
+from worldmodel.guardrails import Senses, parse_rules
 from worldmodel.predictor import DataSpec, Imagined, ModelConfig
 
 STARTS = np.array([[0.35, 0.9, 0, 0, 0], [0.8, 0.3, 0, 0, 0]])
@@ -341,6 +343,84 @@ def test_one_lost_episode_does_not_stop_the_others(maze: Any) -> None:
     actions = agent.act({key: np.stack([value] * 2) for key, value in obs.items()})
     assert np.abs(actions[0]).max() > 0.1 and (actions[1] == 0).all()
     assert agent.stop_reasons[0] is None and agent.stop_reasons[1]
+
+
+def test_a_plan_that_comes_too_late_is_not_carried_out(maze: Any) -> None:
+    """What is left of the plan before is, while that lasts."""
+    agent = ball_agent(deadline_ms=1e6)
+    obs, goal = start(maze)
+    agent.reset(goal)
+    for _ in range(5):
+        obs = maze.step(agent.act(obs))[0]
+    assert agent.last_plan is not None and agent.stop_reason is None
+    rest = agent.sequence(agent.left_over(agent.last_plan.actions))[0]
+    agent.config = replace(agent.config, deadline_ms=0.0)
+    taken = []
+    for _ in range(10):
+        taken.append(agent.act(obs))
+        obs = maze.step(taken[-1])[0]
+        assert agent.stop_reason is None and not agent.intervened.any()
+    np.testing.assert_allclose(taken, rest[:10], atol=1e-6)
+    agent.reset(goal)  # with no plan before, there is nothing left
+    assert (agent.act(obs) == 0).all() and agent.stop_reason is Stop.LATE
+    assert str(agent.stop_reason) == "no plan: it came after the deadline"
+
+
+def test_what_is_left_of_a_plan_has_to_keep_the_guardrails_too(maze: Any) -> None:
+    agent = ball_agent()
+    obs, goal = start(maze)
+    agent.reset(goal)
+    for _ in range(5):
+        obs = maze.step(agent.act(obs))[0]
+    agent.senses = Senses(("x", "y", "vx", "vy"))
+    agent.rules = parse_rules(["no_go:x=-9:9"])  # the ball is in it
+    assert (agent.act(obs) == 0).all() and agent.stop_reason is Stop.NO_PLAN
+
+
+def test_a_camera_that_shows_the_same_image_while_the_robot_moves_is_stale(maze: Any) -> None:
+    agent = ball_agent()
+    obs, goal = start(maze)
+    agent.reset(goal)
+    frozen, reasons, actions = obs["pixels"], [], []
+    for step in range(14):
+        seen = {**obs, "pixels": frozen} if step < 11 else obs
+        actions.append(agent.act(seen))
+        reasons.append(agent.stop_reason)
+        obs = maze.step(actions[-1])[0]
+    first = reasons.index(Stop.STALE)
+    assert 1 <= first <= 4 and not any(reasons[:first])
+    assert reasons[first:11] == [Stop.STALE] * (11 - first) and not np.any(actions[first:11])
+    assert reasons[11:] == [None] * 3 and np.abs(actions[12]).max() > 0.1
+    # A robot that stands still may see the same image for ever.
+    agent.reset(goal)
+    obs, _ = start(maze)
+    for _ in range(8):
+        agent.act(obs)
+        assert agent.stop_reason is None
+
+
+def test_surprised_it_plans_anew_and_then_stands_still(maze: Any) -> None:
+    """A wind that nobody expects blows for a while."""
+    agent = ball_agent(execute=15)
+    calm = Expectation((0.5, 0.001), ((0.0, 0.005), (0.0, 1e9)))
+    agent.config, agent.expectation, agent.look = replace(agent.config, alarm=0.01), calm, 1
+    obs, goal = start(maze)
+    agent.reset(goal)
+    plans, reasons, alarmed = [], [], []
+    for step in range(34):
+        action = agent.act(obs)
+        plans.append(agent.last_plan)
+        reasons.append(agent.stop_reason)
+        alarmed.append(bool(agent.alarmed[0]))
+        windy = np.array([0.0, -0.7], np.float32) if 8 <= step < 18 else 0.0
+        obs = maze.step(action + windy)[0]
+    first = alarmed.index(True)
+    assert 9 <= first <= 12 and not any(reasons[:first])
+    assert all(plan is plans[0] for plan in plans[:first]) and plans[first] is not plans[0]
+    stopped = [step for step, reason in enumerate(reasons) if reason is Stop.SURPRISED]
+    assert all(alarmed[first : stopped[0] + 1]) and stopped[0] == first + 5  # a model step later
+    assert stopped == list(range(stopped[0], stopped[-1] + 1)) and stopped[-1] < 26
+    assert not any(alarmed[-5:])  # the wind is over, and what comes is as expected
 
 
 def test_a_deadline_still_gives_an_action(maze: Any) -> None:

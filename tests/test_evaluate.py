@@ -353,6 +353,7 @@ def test_a_variation_reaches_the_camera_the_goal_image_and_the_floor(
         """Sees what the agent sees, and acts not."""
 
         stop_reasons, intervened, last_plan = ("rest",), torch.tensor([True]), None
+        alarmed = torch.tensor([False])
 
         def reset(self, goals: Any, seed: int, steps: int) -> None:
             self.goals, self.steps = goals, steps

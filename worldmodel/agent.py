@@ -47,14 +47,15 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
-class Stop(enum.StrEnum):
+class Stop(str, enum.Enum):
     """Why a robot stands still."""
+
+    __str__ = str.__str__
 
     NO_PLAN = "no plan: everything imagined was NaN or violated a guardrail"
     LATE = "no plan: it came after the deadline"
     STALE = "a stale frame: the camera shows the same image, but the robot has moved"
     SURPRISED = "a surprise: for more than a model step, nothing has been as expected"
-
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,14 @@ class AgentConfig:
             raise UserError(f"near is {self.near!r}: it must be a number above 0")
         if not 0 <= self.alarm < 1:
             raise UserError(f"alarm is {self.alarm!r}: a p-value is at least 0 and below 1")
-        for name in ("budget_ms", "deadline_ms", "proprio_weight", "time_weight", "stay_weight", "seed"):
+        for name in (
+            "budget_ms",
+            "deadline_ms",
+            "proprio_weight",
+            "time_weight",
+            "stay_weight",
+            "seed",
+        ):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise UserError(f"{name} is {value!r}: it must be at least 0")
@@ -234,6 +242,11 @@ class Agent:
         """Why an episode stands still, or None while all of them have a plan."""
         return next((reason for reason in self.stop_reasons if reason), None)
 
+    @property
+    def alarmed(self) -> Tensor:
+        """Whether what was seen latest is a surprise, bool ``[E]``."""
+        return self.p_value < self.config.alarm
+
     def reset(self, goals: Array, seed: int | None = None, steps: int | None = None) -> None:
         """Begin an episode towards `goals`: uint8 ``[H, W, 3]``, or ``[E, H, W, 3]`` for E of them.
 
@@ -285,8 +298,7 @@ class Agent:
             UserError: `obs` is not that, or `reset` was never called.
         """
         self.observe(obs)
-        surprised = self._surprised > 0
-        if self.last_plan is None or self._age >= self.execute or surprised.any():
+        if self.last_plan is None or self._age >= self.execute or self.alarmed.any():
             self._replan()
         plan = self.last_plan
         assert plan is not None
@@ -323,8 +335,7 @@ class Agent:
             if self.expectation and self._steps:
                 self.errors = unexpected(self.model, self._expected(), Trajectory(z, proprio)).cpu()
                 self.p_value = self.expectation.p_value(self.errors)
-                unusual = self.p_value < self.config.alarm
-                self._surprised = torch.where(unusual, self._surprised + 1, 0)
+                self._surprised = torch.where(self.alarmed, self._surprised + 1, 0)
         self._look_for_stale_frames(pixels, proprio)
 
     def took(self, action: Tensor) -> None:

@@ -269,14 +269,16 @@ def _build(cls: Any, content: Any, path: Path) -> Any:
     hints = typing.get_type_hints(cls)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected the keys of {cls.__name__}, not {content!r:.40}")
-    missing = [name for name in hints if name not in content]
+    # What is found out later, such as calibrations, may not have been.
+    later = {each.name for each in dataclasses.fields(cls) if each.default_factory is dict}
+    missing = [name for name in hints if name not in content and name not in later]
     unknown = [name for name in content if name not in hints]
     if missing or unknown:
         what = f"lacks {', '.join(missing)}" if missing else f"has unknown {', '.join(unknown)}"
         raise UserError(f"{path} {what} (in {cls.__name__}): copy the checkpoint again")
     values: dict[str, Any] = {}
-    for name, hint in hints.items():
-        value = content[name]
+    for name in content:
+        hint, value = hints[name], content[name]
         expected = typing.get_origin(hint) or hint
         if dataclasses.is_dataclass(hint):
             value = _build(hint, value, path)

@@ -98,6 +98,8 @@ class EvaluateConfig:
     guardrail: list[str] = field(default_factory=list)
     """What no plan may break, as no_go:x=0.1:0.3,y=0:0.2 or max_speed:0.1; may be given again.
     Tasks that begin or end in breach are left out."""
+    alarm: float = 0.0
+    """p-value below which what is seen is a surprise, as 0.001; 0: not watched."""
     unguarded: bool = False
     """Plan without the guardrails, but on the same tasks and judged by them: what they cost."""
     batch: int = 20
@@ -145,12 +147,13 @@ class EvaluateConfig:
 @dataclass
 class Watch:
     """What an agent did of its own accord in each step of each episode, bool ``[steps]`` each:
-    whether it stood still without a plan, and whether its action was not the plan's. And of each
-    plan that was made ``[plans]``, in which step, and what it expected of the guardrails
-    ``[plans, T, G]``."""
+    whether it stood still without a plan, whether its action was not the plan's, and whether it was
+    surprised. And of each plan that was made ``[plans]``, in which step, and what it expected of
+    the guardrails ``[plans, T, G]``."""
 
     stopped: list[Array] = field(default_factory=list)
     intervened: list[Array] = field(default_factory=list)
+    surprised: list[Array] = field(default_factory=list)
     planned_at: list[Array] = field(default_factory=list)
     expected: list[Array] = field(default_factory=list)
 
@@ -184,7 +187,7 @@ def run_agent(
             agent.reset(np.stack(goals), mix(seed, number), budget_steps)
             states = [[info["state"] for _, info in seen]]
             observations = [obs for obs, _ in seen]
-            stopped, intervened, planned_at, expected = [], [], [], []
+            stopped, intervened, surprised, planned_at, expected = [], [], [], [], []
             plan = None
             for step in range(budget_steps):
                 stacked = {k: np.stack([obs[k] for obs in observations]) for k in observations[0]}
@@ -198,11 +201,13 @@ def run_agent(
                 states.append([step[4]["state"] for step in steps])
                 stopped.append([reason is not None for reason in agent.stop_reasons])
                 intervened.append(agent.intervened.tolist())
+                surprised.append(agent.alarmed.tolist())
                 bar.update(len(batch))
             paths += list(np.stack(states, 1))
             if watch is not None:
                 watch.stopped += list(np.array(stopped).T)
                 watch.intervened += list(np.array(intervened).T)
+                watch.surprised += list(np.array(surprised).T)
                 watch.planned_at += [np.array(planned_at)] * len(batch)
                 watch.expected += list(np.stack(expected, 1)) if expected else []
     return paths
@@ -415,6 +420,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         samples=config.samples,
         iterations=config.iterations,
         guardrails=() if config.unguarded else tuple(config.guardrail),
+        alarm=config.alarm,
         proprio_weight=config.proprio_weight,
         near=config.near,
         time_weight=config.time_weight,
@@ -496,6 +502,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         }
         del result["settings"]["seed"]  # each batch gets its own, from the seed above
         _note(result, "", ours)
+        if config.alarm:
+            surprised = np.array(watch.surprised)
+            result["alarms"] = {
+                "per_step": rate_of(surprised.ravel()),
+                "per_episode": rate_of(np.any(surprised, 1)),
+            }
         if rules:
             result["guardrails"] = {
                 **kept(rules, names, paths, ours),
@@ -652,6 +664,12 @@ def table(result: dict[str, Any]) -> str:
             ]
             if "stop_rate" in rails:
                 rows.append(f"| steps without a plan | {100 * rails['stop_rate']:.2f} % |")
+    if alarms := result.get("alarms"):
+        rows += [
+            "",
+            f"Surprised (p < {settings['alarm']:g}) in {cell(alarms['per_step'])} of steps, "
+            f"{cell(alarms['per_episode'])} of episodes.",
+        ]
     rows += [
         "",
         f"One plan: {result['plan_ms']['p50']:.0f} ms (p50), {result['plan_ms']['p99']:.0f} ms "

@@ -38,6 +38,7 @@ SIDE = 256  # pixels of each half of the animation
 MOST_FRAMES = 300  # of the animation
 BAR = 24  # pixels of the line below
 WARNING = (213, 94, 0)  # vermilion, which colour-blind people tell from the rest
+ALARM = (0, 114, 178)  # blue, likewise
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ class PlanConfig:
     execute: int | None = None
     """Environment steps carried out before planning again; default: one model step."""
     budget_ms: float | None = None
-    """Deadline of one plan, milliseconds."""
+    """Milliseconds after which a planner stops searching."""
+    deadline_ms: float | None = None
+    """Milliseconds after which a plan is too late to be carried out."""
+    alarm: float = 0.0
+    """p-value below which what is seen is a surprise, as 0.001; 0: not watched."""
     guardrail: list[str] = field(default_factory=list)
     """What no plan may break, as no_go:x=0.1:0.3,y=0:0.2 or max_speed:0.1; may be given again."""
     steps: int = 50
@@ -95,6 +100,8 @@ class PlanConfig:
             samples=self.samples,
             iterations=self.iterations,
             budget_ms=self.budget_ms,
+            deadline_ms=self.deadline_ms,
+            alarm=self.alarm,
             guardrails=tuple(self.guardrail),
             seed=self.seed,
         )
@@ -114,6 +121,7 @@ class Log:
     distances: list[float] = field(default_factory=list)
     distance_steps: list[int] = field(default_factory=list)
     interventions: list[int] = field(default_factory=list)  # steps in which a guardrail stepped in
+    surprises: list[int] = field(default_factory=list)  # steps in which something unusual was seen
     stop_reason: str | None = None
 
 
@@ -183,9 +191,11 @@ def act_out(
             log.costs.append(float(plan.cost[0]))
             log.plan_ms.append(agent.last_timings["plan_ms"])
             log.plan_steps.append(step)
-            log.stop_reason = agent.stop_reason or log.stop_reason
+        log.stop_reason = agent.stop_reason or log.stop_reason
         if agent.intervened.any():
             log.interventions.append(step)
+        if agent.alarmed.any():
+            log.surprises.append(step)
         obs, _, _, _, info = env.step(action)
         log.frames.append(obs["pixels"])
         log.states.append(info["state"])
@@ -221,6 +231,7 @@ def report(config: PlanConfig, log: Log, outcome: dict[str, Any] | None) -> dict
         },
         "stop_reason": log.stop_reason,
         "interventions": log.interventions,
+        "surprises": log.surprises,
         "actions": [action.tolist() for action in log.actions],
         "plans": [
             {"step": step, "cost": _number(cost), "plan_ms": round(ms, 3)}
@@ -244,13 +255,14 @@ def animate(
     label: str = "goal",
     regions: Sequence[tuple[Array, bool]] = (),
     interventions: Sequence[int] = (),
+    surprises: Sequence[int] = (),
 ) -> bytes:
     """A GIF of reality beside the goal, each SIDE pixels wide, over a line of progress; `label`
     is written below the goal.
 
     Of a long run, evenly spaced frames. `regions` of guardrails are drawn over reality: polygons
-    ``[n, 2]`` in shares of the image, and whether to shade them. Steps in `interventions` are
-    marked on the line.
+    ``[n, 2]`` in shares of the image, and whether to shade them. Steps in `interventions` and
+    `surprises` are marked on the line, and frames of the latter framed.
     """
     beside = Image.fromarray(goal).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     pictures = []
@@ -268,10 +280,13 @@ def animate(
         colour = (90, 170, 100) if reached else (120, 140, 180)
         width = round(2 * SIDE * step / max(1, len(frames) - 1))
         draw.rectangle((0, SIDE, width, SIDE + 3), fill=colour)
-        for at in interventions:
-            if at < step:
-                x = round(2 * SIDE * (at + 0.5) / max(1, len(frames) - 1))
-                draw.rectangle((x - 1, SIDE, x + 1, SIDE + 6), fill=WARNING)
+        for marked, mark in ((interventions, WARNING), (surprises, ALARM)):
+            for at in marked:
+                if at < step:
+                    x = round(2 * SIDE * (at + 0.5) / max(1, len(frames) - 1))
+                    draw.rectangle((x - 1, SIDE, x + 1, SIDE + 6), fill=mark)
+        if step in surprises:
+            draw.rectangle((0, 0, SIDE - 1, SIDE - 1), outline=ALARM, width=4)
         text = f"step {step} of {len(frames) - 1}"
         if reached:
             text += f"; goal reached at step {first_success}"
@@ -371,7 +386,14 @@ def closed_loop(config: PlanConfig) -> int:
         for rule in agent.rules
         if (outline := rule.outline()) is not None
     ]
-    animation = animate(log.frames, goal, first, regions=regions, interventions=log.interventions)
+    animation = animate(
+        log.frames,
+        goal,
+        first,
+        regions=regions,
+        interventions=log.interventions,
+        surprises=log.surprises,
+    )
     atomic_write_bytes(config.out / "plan.gif", animation)
     atomic_write_bytes(config.out / "cost.png", draw_costs(log))
     env.close()
@@ -398,6 +420,8 @@ def summary(config: PlanConfig, log: Log, outcome: dict[str, Any] | None) -> str
         said += f"; stood still at times ({log.stop_reason})"
     if log.interventions:
         said += f"; guardrails stepped in at {len(log.interventions)} steps"
+    if log.surprises:
+        said += f"; surprised at {len(log.surprises)} steps"
     return f"{said}; wrote {config.out / 'plan.gif'}"
 
 

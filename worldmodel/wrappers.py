@@ -1,10 +1,11 @@
-"""Guardrails around a policy that is not ours.
+"""Guardrails, and a monitor, around a policy that is not ours.
 
     env = gym.make("envs:worldmodel/PushT-v0")
     env = Guardrail(env, ["max_change:0.01", "no_go:y=0:0.1,margin=0.01"], "pusht")
 
 Whatever acts in `env`, a policy of Stable-Baselines3 or a hand, guardrails hold as they do in our
 planners. Limits on actions (tier 1) suit any environment whose action is a vector in a Box.
+`SurpriseMonitor` says of every step whether it was to be expected.
 """
 
 from __future__ import annotations
@@ -123,3 +124,46 @@ class Guardrail(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         action = action.clamp(self.low, self.high)
         limits = action_limits(self.rules, self.last[None])
         return action if limits is None else limits.project(action[None, None])[0, 0]
+
+
+class SurpriseMonitor(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Says of every step how surprising it was to a world model.
+
+    ``info["surprise"]`` has ``p_value`` (which share of usual steps is as surprising, by
+    `worldmodel.surprise`) and ``alarm``, whether that is below the limit. Nothing else changes.
+
+    Args:
+        env: its observation is a Dict with ``pixels`` and ``proprio``.
+        checkpoint: a bundled name or a folder, trained for it, which knows what is usual.
+        alarm: the limit.
+
+    Raises:
+        UserError: an environment or checkpoint that does not suit it.
+    """
+
+    def __init__(
+        self, env: gym.Env[Any, Any], checkpoint: str | Path, alarm: float = 0.001
+    ) -> None:
+        RecordConstructorArgs.__init__(self, checkpoint=checkpoint, alarm=alarm)
+        super().__init__(env)
+        model, encoder, info = load_checkpoint(checkpoint)
+        check_fits(env, info)
+        config = AgentConfig(execute=1, alarm=alarm)
+        self.agent = Agent(model, encoder, info, planners.make("cem"), config)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """As the environment's; the first observation surprises nobody."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        self.agent.reset(obs["pixels"])  # a goal it will not be asked to go to
+        self.agent.observe(obs)
+        return obs, {**info, "surprise": {"p_value": 1.0, "alarm": False}}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """The environment's step, watched."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self.agent.took(torch.as_tensor(action, dtype=torch.float32)[None])
+        self.agent.observe(obs)
+        said = {"p_value": float(self.agent.p_value[0]), "alarm": bool(self.agent.alarmed[0])}
+        return obs, reward, terminated, truncated, {**info, "surprise": said}
