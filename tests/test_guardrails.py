@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -38,7 +39,7 @@ from worldmodel.data import open_dataset
 from worldmodel.errors import UserError
 from worldmodel.evaluate import EvaluateConfig
 from worldmodel.guardrails import Senses, action_limits, guardrails, parse_rules
-from worldmodel.tasks import Task, make_env, sample_tasks
+from worldmodel.tasks import Task, load_image, make_env, sample_tasks
 from worldmodel.wrappers import Guardrail
 
 each_planner = pytest.mark.parametrize("name", list(planners.PLANNERS))
@@ -294,6 +295,9 @@ PROPRIO = ("pusher_x", "pusher_y", "pusher_vx", "pusher_vy")
         ("no_go:polygon=0:0:1:0:0:1", Polygon(((0, 0), (1, 0), (0, 1))), 0, 0),
         ("max_speed:0.5,margin=0.1", None, 0.5, 0.1),
         ("max_action:1e-2", None, 0.01, 0),
+        ("keep_apart:0.08,of=block,margin=0.1", None, 0.08, 0.1),
+        ("unlike:some/photo.png", None, 0.1, 0),
+        ("unlike:photo.png,least=0.3", None, 0.3, 0),
     ],
 )
 def test_rules_are_read(text: str, region: Region | None, most: float, margin: float) -> None:
@@ -323,6 +327,10 @@ def test_rules_are_read(text: str, region: Region | None, most: float, margin: f
         ("no_go:polygon=0:0:1:1", "3 or more finite corners"),
         ("no_go:x=0:one", "'one' is not a number"),
         ("no_go:x=0:1,margin=-1", "must be at least 0"),
+        ("keep_apart:0.1", "write keep_apart:0.08,of=block"),
+        ("keep_apart:-1,of=block", "must be above 0"),
+        ("max_speed:0.1,of=block", "write max_speed:0.1"),
+        ("unlike:a.png,most=1", "has no 'most': write unlike:photo.png"),
     ],
 )
 def test_what_is_no_rule_is_explained(text: str, said: str) -> None:
@@ -379,8 +387,35 @@ def test_rules_on_other_things_read_latents() -> None:
     states = np.array([[9, 9, 0, 0.1], [9, 9, 0.1, 0.1], [9, 9, 0.2, 0.1]])
     true = rule.violation(("pusher_x", "pusher_y", "block_x", "block_y"), states)
     assert true == pytest.approx([-0.05, 0.05], abs=1e-6)
+    (near,) = guardrails(parse_rules(["keep_apart:9,of=block,margin=0.5"]), senses, now)
+    apart = np.hypot(9 - np.array([0.1, 0.2]), 9 - 0.1)
+    found = near(ahead, torch.zeros(1, 1, 2, 2))[0, 0]
+    assert found.tolist() == pytest.approx((9.5 - apart).tolist(), abs=1e-4)
     with pytest.raises(UserError, match="needs zebra_x and zebra_y, but known are pusher_x"):
         guardrails(parse_rules(["no_go:of=zebra,x=0:1"]), senses, now)
+
+
+def test_nothing_looks_like_a_photo(tmp_path: Path) -> None:
+    """The T as the goal image has it is forbidden: so is getting there."""
+    goal = Path("examples/goals/pusht.png").resolve()
+    agent = worldmodel.load("pusht", guardrails=(f"unlike:{goal},least=0.5",))
+    env = make_env("worldmodel/PushT-v0", {})
+    task = json.loads(goal.with_suffix(".json").read_text())
+    obs, _ = env.reset(options={"state": np.array(task["start_state"])})
+    agent.reset(load_image(goal, 112))
+    z = agent.senses.photos[str(goal)]
+    for _ in range(20):
+        obs = env.step(agent.act(obs))[0]
+        plan = agent.last_plan
+        assert plan is not None and agent.stop_reason is None
+        assert (agent.model.distance(plan.trajectory.z[0], z) >= 0.5).all()
+    env.close()
+    assert agent.distance[0] > 0.5 - 0.1
+    with pytest.raises(UserError, match="no image at .*missing.png"):
+        worldmodel.load("pusht", guardrails=("unlike:missing.png",))
+    rule = parse_rules(["unlike:photo.png"])[0]
+    with pytest.raises(UserError, match="is on what is seen, which is not known"):
+        rule.violation(("x", "y"), np.zeros((2, 2)))
 
 
 @pytest.mark.slow

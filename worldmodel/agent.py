@@ -40,6 +40,7 @@ from worldmodel.errors import UserError
 from worldmodel.expectation import Expectation, unexpected
 from worldmodel.guardrails import Rule, Senses, action_limits, guardrails, parse_rules
 from worldmodel.predictor import WorldModel
+from worldmodel.tasks import load_image
 
 if TYPE_CHECKING:
     from worldmodel.encoder import Encoder
@@ -200,7 +201,13 @@ class Agent:
         self.idle = self._idle().repeat(planned)
         self.rules = tuple(map(self._calibrated, parse_rules(self.config.guardrails)))
         weights = torch.tensor(info.probe["weights"]).to(self.device) if info.probe else None
-        self.senses = Senses(info.proprio_names, tuple(info.probe.get("names", ())), weights)
+        self.senses = Senses(
+            info.proprio_names,
+            tuple(info.probe.get("names", ())),
+            weights,
+            {rule.photo: self._seen_in(rule.photo) for rule in self.rules if rule.photo},
+            self.model.distance,
+        )
         nowhere = torch.zeros(1, model.config.tokens, model.config.dim, device=self.device)
         still = torch.zeros(1, len(info.spec.proprio_mean), device=self.device)
         guardrails(self.rules, self.senses, Trajectory(nowhere, still))  # whether they suit
@@ -442,6 +449,10 @@ class Agent:
         tokens = self.encoder.encode(torch.from_numpy(np.array(pixels)))
         with self._precision():
             return self.model.project(tokens.to(self.device))
+
+    def _seen_in(self, photo: str) -> Tensor:
+        """Latents ``[P, D]`` of an image file."""
+        return self._encode(load_image(photo, self.info.image_size)[None])[0]
 
     def _idle(self) -> Tensor:
         """Doing nothing for an environment step ``[A]``."""

@@ -5,9 +5,11 @@
     no_go:polygon=0:0:0.2:0:0:0.2,margin=0.01
     workspace:x=0.05:0.45        the robot stays inside; ends that are not given are open
     no_go:of=block,y=0:0.1       the centre of something else that the checkpoint's probe reads
+    keep_apart:0.08,of=block     at least so many metres between the robot's centre and another's
     max_speed:0.1                metres a second, of the robot
     max_action:0.015             length of an action, in its own unit
     max_change:0.01              of any number of an action from one step to the next
+    unlike:broken.png,least=0.1  never look like this photo: the least latent distance from it
 
 Actions are limited whatever the model imagines (tier 1). The others hold for every step that is
 imagined, and for the straight ways between (tier 2): as well as the model foresees where the robot
@@ -21,8 +23,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,11 +33,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from planners import ActionLimits, Guardrail, Trajectory
-from planners.guardrails import Box, Disc, Limit, Polygon, Region, at_most, no_go, stay_inside
+from planners.guardrails import (
+    Box,
+    Disc,
+    Limit,
+    Polygon,
+    Region,
+    at_most,
+    keep_apart,
+    no_go,
+    stay_inside,
+    unlike,
+)
 from worldmodel.errors import UserError
 
 Array = NDArray[Any]
-KINDS = ("no_go", "workspace", "max_speed", "max_action", "max_change")
+KINDS = ("no_go", "workspace", "keep_apart", "max_speed", "max_action", "max_change", "unlike")
+ON_ACTIONS = ("max_action", "max_change")
+LEAST = 0.1  # latent distance at which things are near, as agents have it by default
 OPEN = (-math.inf, math.inf)
 
 
@@ -46,11 +61,15 @@ class Senses:
     names: of the numbers of proprio.
     read_names: of those that are read off latents, flattened to ``[..., N]``.
     weights: how, linearly: ``[N + 1, len(read_names)]``, the last row a constant.
+    photos: latents ``[P, D]`` of the photos that rules speak of, by their paths.
+    distance: of latents ``[..., P, D]`` from others, ``[...]``.
     """
 
     names: Sequence[str]
     read_names: Sequence[str] = ()
     weights: Tensor | None = None
+    photos: Mapping[str, Tensor] = field(default_factory=dict)
+    distance: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def find(self, wanted: Sequence[str], whole: bool) -> Callable[[Trajectory], Tensor] | None:
         """What gives these numbers ``[..., len(wanted)]`` of a trajectory, or None. Unless only the
@@ -84,7 +103,8 @@ class Rule:
     kind: one of KINDS.
     of: what it is about: a name of the probe's, or "" for the robot.
     region: where not to go, or where to stay.
-    most: the limit, where it is a number.
+    most: the limit, where it is a number: of `keep_apart` and `unlike` the least.
+    photo: the path of the image that nothing may look like.
     margin: in the limit's unit; None where it is to be calibrated.
     """
 
@@ -94,6 +114,7 @@ class Rule:
     region: Region | None = None
     most: float = 0.0
     margin: float | None = 0.0
+    photo: str = ""
 
     @property
     def bare(self) -> str:
@@ -104,7 +125,7 @@ class Rule:
     @property
     def tier(self) -> int:
         """1 where actions alone are limited, 2 where what is imagined is."""
-        return 1 if self.kind in ("max_action", "max_change") else 2
+        return 1 if self.kind in ON_ACTIONS else 2
 
     def limit(self, senses: Senses, now: Trajectory) -> Limit | None:
         """What planners have to keep, or None where actions alone are limited.
@@ -120,24 +141,44 @@ class Rule:
             return None
         if self.margin is None:
             raise UserError(f"guardrail {self.text!r} has no margin yet: calibrate it")
-        wanted = ["vx", "vy"] if self.kind == "max_speed" else ["x", "y"]
-        if self.of:
-            wanted = [f"{self.of}_{name}" for name in wanted]
-        read = senses.find(wanted, whole=bool(self.of))
+        if self.kind == "unlike":
+            if senses.distance is None or self.photo not in senses.photos:
+                raise UserError(f"guardrail {self.text!r} is on what is seen, which is not known")
+            examples = senses.photos[self.photo][None]
+            return unlike(examples, senses.distance, self.most, self.margin, self.text)
+        if self.kind == "max_speed":
+            return at_most(
+                self._read(senses, ("vx", "vy")), self.most, "m/s", self.margin, self.text
+            )
+        read = self._read(senses, ("x", "y"), self.of)
+        if self.kind == "keep_apart":
+            robot = self._read(senses, ("x", "y"))
+            return keep_apart(robot, read, self.most, self.margin, self.text)
+        assert self.region is not None
+        keep = no_go if self.kind == "no_go" else stay_inside
+        return keep(self.region, read, read(now), margin=self.margin, name=self.text)
+
+    def _read(
+        self, senses: Senses, names: Sequence[str], of: str = ""
+    ) -> Callable[[Trajectory], Tensor]:
+        """What gives these numbers of the robot, or of something else."""
+        wanted = [f"{of}_{name}" if of else name for name in names]
+        read = senses.find(wanted, whole=bool(of))
         if read is None:
             known = ", ".join((*senses.names, *senses.read_names)) or "nothing"
             raise UserError(
                 f"guardrail {self.text!r} needs {' and '.join(wanted)}, but known are {known}"
             )
-        if self.region is None:
-            return at_most(read, self.most, "m/s", self.margin, self.text)
-        keep = no_go if self.kind == "no_go" else stay_inside
-        return keep(self.region, read, read(now), margin=self.margin, name=self.text)
+        return read
 
     def violation(self, names: Sequence[str], states: Array) -> Array:
         """By how much paths of states ``[..., n + 1, D]`` broke it in each of their n steps,
         ``[..., n]``; `<= 0` is not at all. Margins do not count. For judges; `names` are of the
-        states' numbers."""
+        states' numbers.
+
+        Raises:
+            UserError: it cannot be judged by states.
+        """
         paths = torch.from_numpy(np.asarray(states, np.float64))
         paths = paths.view(-1, *paths.shape[-2:])  # [E, n + 1, D]
         after, now = paths[:, None, 1:], paths[:, 0]
@@ -212,23 +253,26 @@ def _parse(text: str) -> Rule:
     options = dict(part.partition("=")[::2] for part in (rest.split(",") if "=" in first else more))
     written = options.pop("margin", "0")
     margin = None if written == "calibrated" else _finite(written, text, kind)
-    if margin is None and kind in ("max_action", "max_change"):
+    if margin is None and kind in ON_ACTIONS:
         raise UserError(f"guardrail {text!r} is kept exactly: there is no margin to calibrate")
     if margin is not None and margin < 0:
         raise UserError(f"guardrail {text!r} has the margin {margin:g}: it must be at least 0")
-    of = options.pop("of", "") if kind not in ("max_action", "max_change") else ""
+    of = options.pop("of", "") if kind not in ON_ACTIONS else ""
     if kind in ("no_go", "workspace"):
         try:
             region = _region(options, text, kind)
         except ValueError as error:
             raise UserError(f"guardrail {text!r}: {error}") from None
         return Rule(text, kind, of, region, margin=margin)
+    least = options.pop("least", str(LEAST)) if kind == "unlike" else first
     if options:
         raise UserError(f"guardrail {text!r} has no {min(options)!r}: write {_example(kind)}")
-    most = _finite(first, text, kind)
-    if not most > (margin or 0):
+    if of and kind != "keep_apart" or kind == "keep_apart" and not of:
+        raise UserError(f"guardrail {text!r}: write {_example(kind)}")
+    most = _finite(least, text, kind)
+    if not most > (0 if kind in ("keep_apart", "unlike") else margin or 0):
         raise UserError(f"guardrail {text!r}: the limit must be above {margin or 0:g}")
-    return Rule(text, kind, of, None, most, margin)
+    return Rule(text, kind, of, None, most, margin, first if kind == "unlike" else "")
 
 
 def _region(options: dict[str, str], text: str, kind: str) -> Region:
@@ -265,4 +309,5 @@ def _finite(part: str, text: str, kind: str) -> float:
 
 def _example(kind: str) -> str:
     regions = "x=0.1:0.3,y=0:0.2 or disc=0.2:0.3:0.05 or polygon=0:0:0.2:0:0:0.2"
-    return f"{kind}:{regions if kind in ('no_go', 'workspace') else '0.1'}"
+    others = {"keep_apart": "0.08,of=block", "unlike": "photo.png or photo.png,least=0.1"}
+    return f"{kind}:{regions if kind in ('no_go', 'workspace') else others.get(kind, '0.1')}"
