@@ -30,7 +30,7 @@ from planners.guardrails import (
     swept,
     unlike,
 )
-from worldmodel import calibrate, evaluate, probe
+from worldmodel import calibrate, evaluate, frontier, probe
 from worldmodel.agent import Agent, AgentConfig
 from worldmodel.calibrate import CalibrateConfig, conformal_margin
 from worldmodel.checkpoint import find_checkpoint, load_checkpoint
@@ -649,3 +649,46 @@ def test_a_margin_is_calibrated_kept_and_never_used_for_anything_else(
     weights.write_bytes(changed)
     with pytest.raises(UserError, match="was not calibrated"):
         agent()
+
+
+# ---- Beside penalties ---------------------------------------------------------------------------
+def test_penalties_are_in_the_cost_and_lagrangians_grow() -> None:
+    parts = load_checkpoint("pusht")
+    rules = ("workspace:x=9:10",)  # 8.5 metres away
+    config = AgentConfig(samples=8, iterations=1, guardrails=rules)
+    agent = frontier.SoftAgent(*parts, planners.make("cem"), config)
+    agent.weight, agent.rate = 2.0, 0.5
+    env = make_env("worldmodel/PushT-v0", {})
+    obs, _ = env.reset(seed=0)
+    agent.reset(obs["pixels"])
+    agent.act(obs)
+    env.close()
+    assert agent.last_plan is not None and agent.stop_reason is None  # it does not mind
+    hard = Agent.problem(agent)
+    plan = planners.verify(hard, agent.last_plan.actions)
+    broken = float(plan.violations.sum())
+    assert broken > 5 * 8 and not plan.feasible.any()
+    assert agent.weights.item() == pytest.approx(2.0 + 0.5 * broken, rel=0.01)
+    agent.weights[:] = 2.0
+    soft = planners.verify(agent.problem(), agent.last_plan.actions)
+    assert soft.cost.item() == pytest.approx(plan.cost.item() + 2.0 * broken, rel=0.01)
+    assert soft.feasible.all()
+
+
+@pytest.mark.slow
+def test_the_frontier_is_measured_and_drawn(tmp_path: Path) -> None:
+    few = dict(episodes=2, batch=2, samples=8, iterations=1, budget_steps=6, goal_offset=5)
+    rule = "no_go:disc=9:9:1"
+    config = frontier.FrontierConfig("worldmodel/PushT-v0", [rule], weights=(1.0, 2.0), **few)  # type: ignore[arg-type]
+    result = frontier.frontier(config)
+    assert list(result["points"]) == [
+        *("unconstrained", "penalty 1", "penalty 2", "Lagrangian", "guardrail")
+    ]
+    for point in result["points"].values():
+        assert point["violation_per_episode"]["rate"] == 0 and point["worst_depth"][rule] < -8
+    assert frontier.draw(result).startswith(b"\x89PNG")
+    assert "| penalty 2 | 0.0 % (0.0 to 65.8) |" in frontier.table(result)
+    with pytest.raises(UserError, match="kept exactly"):
+        frontier.FrontierConfig("worldmodel/PushT-v0", ["max_action:0.01"])
+    with pytest.raises(UserError, match="nothing to compare"):
+        frontier.FrontierConfig("worldmodel/PushT-v0")
