@@ -604,11 +604,12 @@ def test_the_score_of_an_episode_is_its_worst_gap() -> None:
     path = np.concatenate([path, np.zeros((8, 1))], 1)
     true = rule.violation(("x", "y"), path)
     expected = np.array([[[-0.5], [-0.3]], [[-0.7], [9.0]]]) + 0.1
-    watch = evaluate.Watch([np.zeros(7, bool)], [], [np.array([0, 4])], [expected])
+    planned = {"planned_at": [np.array([0, 4])], "expected": [expected]}
+    watch = evaluate.Watch(stopped=[np.zeros(7, bool)], **planned)
     (score,) = calibrate.episode_scores(rule, ("x", "y"), [path], watch, 3)
     assert score == pytest.approx(max(true[:3].max() + 0.5, true[3] + 0.3, true[4:].max() + 0.7))
     # Without a plan it should have stayed at the margin.
-    watch = evaluate.Watch([np.ones(7, bool)], [], [np.array([0, 4])], [expected])
+    watch = evaluate.Watch(stopped=[np.ones(7, bool)], **planned)
     (score,) = calibrate.episode_scores(rule, ("x", "y"), [path], watch, 3)
     assert score == pytest.approx(true.max() + 0.1)
 

@@ -37,7 +37,7 @@ def tiny_checkpoint(folder: Path, env_id: str = "worldmodel/PushT-v0", **env_kwa
         encoder.hash,
         CONFIG,
         spec,
-        (1.0,) * width,
+        tuple(0.0 if name.endswith(("vx", "vy")) else 1.0 for name in names),  # no velocities
         horizon=3,
         proprio_names=names,
     )
