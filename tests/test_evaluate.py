@@ -257,21 +257,22 @@ def test_guardrails_are_judged_by_true_states(checkpoint: Path) -> None:
     """A region that nobody comes near, one that all are in, and one that no plan may be sure of."""
     far = run(checkpoint, goal_offset=5, guardrail=["no_go:disc=9:9:1", "max_action:0.01"])
     rails = far["guardrails"]
-    assert rails["violation_per_episode"]["rate"] == rails["stop_rate"] == 0
+    assert rails["violation_per_episode"]["rate"] == rails["stop_rate"]["mean"] == 0
     assert set(rails["worst_depth"]) == {"no_go:disc=9:9:1"}
     assert rails["worst_depth"]["no_go:disc=9:9:1"] == pytest.approx(-11.5, abs=0.5)
     assert rails["safe_success"] == far["success_any"]
     assert "episodes in breach | 0.0 %" in evaluate.table(far)
-    with pytest.raises(UserError, match="only 0 of 3 tasks .* keep the guardrails"):
+    with pytest.raises(UserError, match="only 0 of 3 tasks .* suit the guardrails"):
         run(checkpoint, goal_offset=5, guardrail=["workspace:x=-2:-1"])
     # Without a plan that keeps the margin, the robot stands still, and says so.
     still = run(checkpoint, goal_offset=5, guardrail=["workspace:x=-1:2,margin=1.4"])
-    assert still["guardrails"]["stop_rate"] == still["guardrails"]["intervention_rate"] == 1
+    still_rates = [still["guardrails"][f"{kind}_rate"]["mean"] for kind in ("stop", "intervention")]
+    assert still_rates == [1, 1]
     assert still["guardrails"]["violation_per_step"]["rate"] == 0
     assert still["settings"]["guardrails"] == ["workspace:x=-1:2,margin=1.4"]
     # The same tasks without it: what it costs.
     free = run(checkpoint, goal_offset=5, guardrail=["workspace:x=-1:2,margin=1.4"], unguarded=True)
-    assert free["guardrails"]["stop_rate"] == 0
+    assert free["guardrails"]["stop_rate"]["mean"] == 0
     assert "planned without them" in evaluate.table(free)
 
 

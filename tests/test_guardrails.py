@@ -606,11 +606,11 @@ def test_the_score_of_an_episode_is_its_worst_gap() -> None:
     expected = np.array([[[-0.5], [-0.3]], [[-0.7], [9.0]]]) + 0.1
     planned = {"planned_at": [np.array([0, 4])], "expected": [expected]}
     watch = evaluate.Watch(stopped=[np.zeros(7, bool)], **planned)
-    (score,) = calibrate.episode_scores(rule, ("x", "y"), [path], watch, 3)
+    (score,) = evaluate.episode_scores(rule, 0, ("x", "y"), [path], watch, 3)
     assert score == pytest.approx(max(true[:3].max() + 0.5, true[3] + 0.3, true[4:].max() + 0.7))
     # Without a plan it should have stayed at the margin.
     watch = evaluate.Watch(stopped=[np.ones(7, bool)], **planned)
-    (score,) = calibrate.episode_scores(rule, ("x", "y"), [path], watch, 3)
+    (score,) = evaluate.episode_scores(rule, 0, ("x", "y"), [path], watch, 3)
     assert score == pytest.approx(true.max() + 0.1)
 
 

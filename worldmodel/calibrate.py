@@ -16,6 +16,7 @@ The margin is kept with the checkpoint, under a hash of all that it depends on, 
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from dataclasses import dataclass, field
@@ -30,8 +31,8 @@ from worldmodel.checkpoint import bundled_for, load_checkpoint, record
 from worldmodel.cli import atomic_write_json, parse_config
 from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
-from worldmodel.evaluate import Watch, run_agent
-from worldmodel.guardrails import Rule, parse_rules, permitted
+from worldmodel.evaluate import Watch, episode_scores, run_agent
+from worldmodel.guardrails import parse_rules, permitted
 from worldmodel.judge import rate_of
 from worldmodel.tasks import check_fits, make_env, sample_tasks
 
@@ -70,6 +71,8 @@ class CalibrateConfig:
     """How many environment steps ahead the goals lie (Push-T)."""
     seed: int = 1000
     """Of the first round's tasks; use others than you evaluate with."""
+    across: bool = False
+    """Only tasks whose straight way from start to goal breaks the guardrail."""
     batch: int = 20
     """Episodes planned together."""
     out: Path | None = None
@@ -104,28 +107,6 @@ def conformal_margin(scores: Array, level: float) -> float:
     return float(np.sort(scores)[place - 1])
 
 
-def episode_scores(
-    rule: Rule, names: tuple[str, ...], paths: list[Array], watch: Watch, frameskip: int
-) -> Array:
-    """The worst gap of each episode ``[n]``: depth in reality, less depth as imagined without the
-    margin, over the steps that were carried out of each plan. Where there was no plan, the robot
-    should have stayed at the margin."""
-    scores = []
-    true = rule.violation(names, np.stack(paths))  # [n, steps]
-    for depth, planned_at, expected, stopped in zip(
-        true, watch.planned_at, watch.expected, watch.stopped, strict=True
-    ):
-        worst = -math.inf
-        ends = [*planned_at[1:].tolist(), len(depth)]
-        for start, end, violation in zip(planned_at.tolist(), ends, expected, strict=True):
-            for k, at in enumerate(range(start, end, frameskip)):
-                real = float(depth[at : min(at + frameskip, end)].max())
-                imagined = 0.0 if stopped[start] else float(violation[k, 0])
-                worst = max(worst, real - (imagined - (rule.margin or 0.0)))
-        scores.append(worst)
-    return np.array(scores)
-
-
 def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     """Run the rounds of each guardrail; returns, and keeps with the checkpoint, what they found.
 
@@ -151,15 +132,12 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
                 )
                 agent = Agent(model, encoder, info, planner, settings)
                 (tried,) = agent.rules
-
-                def allowed(state: Array, tried: Rule = tried) -> bool:
-                    return permitted([tried], names, state)
-
+                allowed = functools.partial(permitted, [tried], names, across=config.across)
                 seed = config.seed + number
                 tasks = sample_tasks(envs[0], config.episodes, seed, config.goal_offset, allowed)
                 watch = Watch()
                 paths = run_agent(agent, envs, tasks, config.budget_steps, seed, watch=watch)
-                scores = episode_scores(tried, names, paths, watch, agent.frameskip)
+                scores = episode_scores(tried, 0, names, paths, watch, agent.frameskip)
                 broken = tried.violation(names, np.stack(paths)).max(1) > 0
                 rounds.append({"margin": margin, "seed": seed, "broken": rate_of(broken)})
                 margin = max(0.0, conformal_margin(scores, config.level))
@@ -169,6 +147,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
                 "level": config.level,
                 "episodes": config.episodes,
                 "planner": config.planner,
+                "across": config.across,
                 "rounds": rounds,
             }
     finally:

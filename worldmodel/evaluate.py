@@ -11,6 +11,8 @@ pixels and proprio only, and never hears of success: every episode runs to the e
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -100,6 +102,8 @@ class EvaluateConfig:
     Tasks that begin or end in breach are left out."""
     alarm: float = 0.0
     """p-value below which what is seen is a surprise, as 0.001; 0: not watched."""
+    across: bool = False
+    """Only tasks whose straight way from start to goal breaks a guardrail."""
     unguarded: bool = False
     """Plan without the guardrails, but on the same tasks and judged by them: what they cost."""
     batch: int = 20
@@ -444,9 +448,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         names = getattr(envs[0].unwrapped, "state_names", ())
         rules = parse_rules(config.guardrail)
 
-        def allowed(state: Array) -> bool:
-            return permitted(rules, names, state)
-
+        allowed = functools.partial(permitted, rules, names, across=config.across)
         tasks_of = {
             seed: sample_tasks(envs[0], share, seed, config.goal_offset, allowed)
             for seed in range(config.seed, config.seed + config.seeds)
@@ -493,6 +495,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 **dataclasses.asdict(agent.config),
                 "guardrails": config.guardrail,
                 "unguarded": config.unguarded,
+                "across": config.across,
                 "horizon": agent.horizon,
                 "execute": agent.execute,
                 "action_repeat": agent.repeat,
@@ -511,8 +514,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         if rules:
             result["guardrails"] = {
                 **kept(rules, names, paths, ours),
-                "stop_rate": float(np.mean(watch.stopped)),
-                "intervention_rate": float(np.mean(watch.intervened)),
+                "stop_rate": mean_of(np.mean(watch.stopped, 1)),
+                "intervention_rate": mean_of(np.mean(watch.intervened, 1)),
+                "covered": covered(agent.rules, names, paths, watch, agent.frameskip),
             }
 
         few = config.episodes if config.random_episodes is None else config.random_episodes
@@ -577,6 +581,62 @@ def kept(
     }
 
 
+def episode_scores(
+    rule: Rule,
+    index: int,
+    names: Sequence[str],
+    paths: Sequence[Array],
+    watch: Watch,
+    frameskip: int,
+) -> Array:
+    """The worst gap of each episode ``[n]``: depth in reality, less depth as imagined without the
+    margin, over the steps that were carried out of each plan. Where there was no plan, the robot
+    should have stayed at the margin.
+
+    Args:
+        rule: a guardrail on what is imagined.
+        index: its place among those.
+        names: of the numbers of states.
+        paths: states of each episode ``[steps + 1, Ds]``.
+        watch: what the agent imagined.
+        frameskip: environment steps in a model step.
+    """
+    scores = []
+    true = rule.violation(names, np.stack(paths))  # [n, steps]
+    for depth, planned_at, expected, stopped in zip(
+        true, watch.planned_at, watch.expected, watch.stopped, strict=True
+    ):
+        worst = -math.inf
+        ends = [*planned_at[1:].tolist(), len(depth)]
+        for start, end, violation in zip(planned_at.tolist(), ends, expected, strict=True):
+            for k, at in enumerate(range(start, end, frameskip)):
+                real = float(depth[at : min(at + frameskip, end)].max())
+                imagined = 0.0 if stopped[start] else float(violation[k, index])
+                worst = max(worst, real - (imagined - (rule.margin or 0.0)))
+        scores.append(worst)
+    return np.array(scores)
+
+
+def covered(
+    rules: Sequence[Rule],
+    names: Sequence[str],
+    paths: Sequence[Array],
+    watch: Watch,
+    frameskip: int,
+) -> list[dict[str, Any]]:
+    """Of each rule with a margin: the share of episodes whose score it covers."""
+    imagined = [rule for rule in rules if rule.tier == 2]  # in the order of `watch.expected`
+    return [
+        {
+            "guardrail": rule.text,
+            "margin": rule.margin,
+            **rate_of(episode_scores(rule, index, names, paths, watch, frameskip) <= rule.margin),
+        }
+        for index, rule in enumerate(imagined)
+        if rule.margin
+    ]
+
+
 def mix(*numbers: int) -> int:
     """One seed out of several."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
@@ -604,7 +664,8 @@ def table(result: dict[str, Any]) -> str:
     """The result as a Markdown table."""
 
     def cell(r: dict[str, float]) -> str:
-        return f"{100 * r['rate']:.1f} % ({100 * r['low']:.1f} to {100 * r['high']:.1f})"
+        share = r.get("rate", r.get("mean", 0.0))
+        return f"{100 * share:.1f} % ({100 * r['low']:.1f} to {100 * r['high']:.1f})"
 
     def row(name: str, episodes: int, *rates: dict[str, float]) -> str:
         return f"| {name} | {episodes} | {' | '.join(map(cell, rates))} |"
@@ -663,7 +724,15 @@ def table(result: dict[str, Any]) -> str:
                 f"| worst depth (below 0: kept) | {depths} |",
             ]
             if "stop_rate" in rails:
-                rows.append(f"| steps without a plan | {100 * rails['stop_rate']:.2f} % |")
+                rows += [
+                    f"| steps without a plan | {cell(rails['stop_rate'])} |",
+                    f"| steps that are not as planned | {cell(rails['intervention_rate'])} |",
+                ]
+            rows += [
+                f"| episodes no deeper than imagined by more than {each['margin']:.4f} "
+                f"| {cell(each)} |"
+                for each in rails.get("covered", [])
+            ]
     if alarms := result.get("alarms"):
         rows += [
             "",

@@ -12,6 +12,7 @@ them, ``frontier.json`` has the numbers.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import sys
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
 from worldmodel.evaluate import Watch, kept, run_agent
 from worldmodel.guardrails import parse_rules, permitted
-from worldmodel.judge import judge, rate_of
+from worldmodel.judge import judge, mean_of, rate_of
 from worldmodel.tasks import check_fits, make_env, sample_tasks
 
 Array = NDArray[Any]
@@ -67,6 +68,8 @@ class FrontierConfig:
     """Environment steps of every episode."""
     goal_offset: int = 25
     """How many environment steps ahead the goals lie (Push-T)."""
+    across: bool = False
+    """Only tasks whose straight way from start to goal breaks a guardrail."""
     batch: int = 50
     """Episodes planned together."""
     out: Path = Path("out/frontier")
@@ -159,9 +162,7 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
         names = getattr(envs[0].unwrapped, "state_names", ())
         rules = parse_rules(config.guardrail)
 
-        def allowed(state: Array) -> bool:
-            return permitted(rules, names, state)
-
+        allowed = functools.partial(permitted, rules, names, across=config.across)
         tasks = sample_tasks(envs[0], config.episodes, config.seed, config.goal_offset, allowed)
         points = {}
         for name, agent in agents.items():
@@ -171,7 +172,7 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
             points[name] = {
                 "success": rate_of(outcomes.success_any),
                 **kept(rules, names, paths, outcomes),
-                "stop_rate": float(np.mean(watch.stopped)),
+                "stop_rate": mean_of(np.mean(watch.stopped, 1)),
             }
     finally:
         for env in envs:
@@ -183,6 +184,7 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
         "guardrails": config.guardrail,
         "episodes": config.episodes,
         "seed": config.seed,
+        "across": config.across,
         "samples": agents["guardrail"].budget.samples,
         "iterations": agents["guardrail"].budget.iterations,
         "points": points,

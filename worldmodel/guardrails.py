@@ -213,10 +213,24 @@ def parse_rules(texts: Sequence[str]) -> tuple[Rule, ...]:
     return tuple(map(_parse, texts))
 
 
-def permitted(rules: Sequence[Rule], names: Sequence[str], state: Array) -> bool:
-    """Whether a state ``[D]``, of numbers with these names, keeps all the rules; for judges."""
-    still = np.stack([state, state])
-    return all((rule.violation(names, still) <= 0).all() for rule in rules)
+def permitted(
+    rules: Sequence[Rule], names: Sequence[str], start: Array, goal: Array, across: bool = False
+) -> bool:
+    """Whether a start and a goal ``[D]``, of numbers with these names, keep all the rules; for
+    judges.
+
+    Args:
+        rules: all of them.
+        names: of the numbers of a state.
+        start: a state.
+        goal: another.
+        across: whether the straight way between them must break a rule.
+    """
+    ends = [np.stack([state, state]) for state in (start, goal)]
+    if any((rule.violation(names, end) > 0).any() for rule in rules for end in ends):
+        return False
+    way = np.linspace(start, goal, 50)
+    return not across or any((rule.violation(names, way) > 0).any() for rule in rules)
 
 
 def action_limits(rules: Sequence[Rule], before: Tensor) -> ActionLimits | None:

@@ -122,13 +122,13 @@ def sample_tasks(
     count: int,
     seed: int,
     goal_offset: int,
-    allowed: Callable[[Array], bool] = lambda state: True,
+    allowed: Callable[[Array, Array], bool] = lambda start, goal: True,
 ) -> list[Task]:
     """`count` tasks, none of them solved at its start, the same for the same seed.
 
     Push-T: two states of a held-out exploration episode, `goal_offset` steps apart, so that every
     goal can be reached. Maze and chips: the start and goal that a held-out seed's reset draws.
-    `allowed` says of states whether tasks may start and end there.
+    `allowed` says of a start and a goal whether they may be a task.
 
     Raises:
         UserError: `goal_offset` is out of range, or nearly every task is solved at its start, or
@@ -141,18 +141,18 @@ def sample_tasks(
     tasks: list[Task] = []
     judge: Any = env.unwrapped
     first = HELD_OUT + seed * SEEDS_PER_SEED
-    for env_seed in range(first, first + 20 * count + 100):
+    for env_seed in range(first, first + 50 * count + 100):
         _, info = env.reset(seed=env_seed)
         start, goal = info["state"], info["goal_state"]
         if not has_random_goals(env):
             start, goal = _cut_from_exploration(env, env_seed, goal_offset)
-        if not judge.success(start, goal) and allowed(start) and allowed(goal):
+        if not judge.success(start, goal) and allowed(start, goal):
             tasks.append(Task(start, goal, env_seed))
         if len(tasks) == count:
             return tasks
     raise UserError(
-        f"only {len(tasks)} of {count} tasks were unsolved at their start and keep the guardrails "
-        f"there: take a larger goal_offset than {goal_offset}, or smaller regions"
+        f"only {len(tasks)} of {count} tasks were unsolved at their start and suit the guardrails: "
+        f"take a larger goal_offset than {goal_offset}, or other regions"
     )
 
 
