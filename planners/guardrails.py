@@ -1,8 +1,8 @@
 """Guardrails: what no plan may break. Regions of the plane, and limits on what is imagined.
 
 A `Limit` is a `planners.Guardrail`: a number for each imagined step, and how large it may be. What
-robots are asked for is made of it: `no_go`, `stay_inside`, `keep_apart`, `at_most`. Where things
-are in metres is for the caller to read from a trajectory; nothing here knows of a network.
+robots are asked for is made of it: `no_go`, `stay_inside`, `keep_apart`, `at_most`, ... Where
+things are in metres is for the caller to read from a trajectory; nothing here knows of a network.
 """
 
 from __future__ import annotations
@@ -217,6 +217,26 @@ def at_most(
         return _length(read(trajectory))
 
     return Limit(name, unit, length, most, margin)
+
+
+def lose_at_most(
+    count: Read,
+    now: Tensor,
+    most: float,
+    unit: str,
+    margin: float = 0.0,
+    name: str = "lose_at_most",
+) -> Limit:
+    """Of what is counted, at most so many are lost from now on.
+
+    count: how many there are, ``[E, S, T, 1]``.
+    now: how many there are now, ``[E, 1]``.
+    """
+
+    def lost(trajectory: Trajectory, actions: Tensor) -> Tensor:
+        return (now[:, None, None] - count(trajectory)).squeeze(-1)
+
+    return Limit(name, unit, lost, most, margin)
 
 
 def unlike(

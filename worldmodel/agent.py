@@ -24,7 +24,7 @@ import hashlib
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -38,6 +38,7 @@ from planners import Budget, Plan, Planner, Problem, Trajectory, merge, verify
 from worldmodel.checkpoint import CheckpointInfo
 from worldmodel.errors import UserError
 from worldmodel.expectation import Expectation, unexpected
+from worldmodel.familiar import Familiar
 from worldmodel.guardrails import Rule, Senses, action_limits, guardrails, parse_rules
 from worldmodel.predictor import WorldModel
 from worldmodel.tasks import load_image
@@ -207,6 +208,7 @@ class Agent:
             weights,
             {rule.photo: self._seen_in(rule.photo) for rule in self.rules if rule.photo},
             self.model.distance,
+            self._familiar(),
         )
         nowhere = torch.zeros(1, model.config.tokens, model.config.dim, device=self.device)
         still = torch.zeros(1, len(info.spec.proprio_mean), device=self.device)
@@ -453,6 +455,12 @@ class Agent:
     def _seen_in(self, photo: str) -> Tensor:
         """Latents ``[P, D]`` of an image file."""
         return self._encode(load_image(photo, self.info.image_size)[None])[0]
+
+    def _familiar(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """How far something is from what the data showed, where a rule asks for that."""
+        if any(rule.kind == "familiar" for rule in self.rules):
+            return Familiar.of(self.info, self.device).distance
+        return lambda z, proprio: torch.zeros_like(proprio[..., 0])
 
     def _idle(self) -> Tensor:
         """Doing nothing for an environment step ``[A]``."""

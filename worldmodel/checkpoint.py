@@ -58,6 +58,7 @@ class CheckpointInfo:
             (``weights``), and how well.
         calibration: margins of guardrails, by `worldmodel.calibrate`, under a hash of all that they
             depend on.
+        familiar: frames that its data showed, by `worldmodel.familiar`.
         surprise: how large the errors of what is expected usually are, by `worldmodel.surprise`.
         training: data, steps, minutes, seed.
         evaluation: success figures together with their protocol.
@@ -78,6 +79,7 @@ class CheckpointInfo:
     proprio_names: tuple[str, ...] = ()
     probe: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
+    familiar: dict[str, Any] = field(default_factory=dict)
     surprise: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)

@@ -102,6 +102,8 @@ class EvaluateConfig:
     Tasks that begin or end in breach are left out."""
     alarm: float = 0.0
     """p-value below which what is seen is a surprise, as 0.001; 0: not watched."""
+    judged: list[str] = field(default_factory=list)
+    """Guardrails that plans need not keep, but are judged by as well; may be given again."""
     across: bool = False
     """Only tasks whose straight way from start to goal breaks a guardrail."""
     unguarded: bool = False
@@ -133,7 +135,7 @@ class EvaluateConfig:
         for name in ("episodes", "seeds", "budget_steps", "batch", "timed_plans"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        parse_rules(self.guardrail)
+        parse_rules(self.guardrail + self.judged)
         if self.ceiling_samples < 1:
             raise UserError(f"ceiling_samples is {self.ceiling_samples}: it must be at least 1")
         if self.episodes % self.seeds:
@@ -285,7 +287,7 @@ def run_ceiling(
                 guardrails=tuple(
                     TrueGuardrail(rule, world.state_names, path[-1])
                     for rule in agent.rules
-                    if rule.tier == 2
+                    if rule.tier == 2 and rule.judgeable
                 ),
                 warm_start=warm_start,
                 idle=agent.idle,
@@ -446,7 +448,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             raise UserError(str(error)) from None
         share = config.episodes // config.seeds
         names = getattr(envs[0].unwrapped, "state_names", ())
-        rules = parse_rules(config.guardrail)
+        rules = [r for r in parse_rules(config.guardrail + config.judged) if r.judgeable]
 
         allowed = functools.partial(permitted, rules, names, across=config.across)
         tasks_of = {
@@ -494,6 +496,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 "planner_options": config.planner_options,
                 **dataclasses.asdict(agent.config),
                 "guardrails": config.guardrail,
+                "judged": config.judged,
                 "unguarded": config.unguarded,
                 "across": config.across,
                 "horizon": agent.horizon,
@@ -633,7 +636,7 @@ def covered(
             **rate_of(episode_scores(rule, index, names, paths, watch, frameskip) <= rule.margin),
         }
         for index, rule in enumerate(imagined)
-        if rule.margin
+        if rule.margin and rule.judgeable
     ]
 
 

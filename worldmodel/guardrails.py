@@ -10,6 +10,8 @@
     max_action:0.015             length of an action, in its own unit
     max_change:0.01              of any number of an action from one step to the next
     unlike:broken.png,least=0.1  never look like this photo: the least latent distance from it
+    familiar:1                   nothing imagined is farther from what the data showed than is usual
+    spill:0.5                    at most so many chips fall off the tray, as the probe counts them
 
 Actions are limited whatever the model imagines (tier 1). The others hold for every step that is
 imagined, and for the straight ways between (tier 2): as well as the model foresees where the robot
@@ -23,6 +25,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +44,7 @@ from planners.guardrails import (
     Region,
     at_most,
     keep_apart,
+    lose_at_most,
     no_go,
     stay_inside,
     unlike,
@@ -48,10 +52,15 @@ from planners.guardrails import (
 from worldmodel.errors import UserError
 
 Array = NDArray[Any]
-KINDS = ("no_go", "workspace", "keep_apart", "max_speed", "max_action", "max_change", "unlike")
+KINDS = (
+    *("no_go", "workspace", "keep_apart", "max_speed", "max_action", "max_change", "unlike"),
+    *("familiar", "spill"),
+)
+ON_SIGHT = ("unlike", "familiar")
 ON_ACTIONS = ("max_action", "max_change")
 LEAST = 0.1  # latent distance at which things are near, as agents have it by default
 OPEN = (-math.inf, math.inf)
+CHIP = re.compile(r"chip\d+_x")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +72,8 @@ class Senses:
     weights: how, linearly: ``[N + 1, len(read_names)]``, the last row a constant.
     photos: latents ``[P, D]`` of the photos that rules speak of, by their paths.
     distance: of latents ``[..., P, D]`` from others, ``[...]``.
+    familiar: distance of latents ``[..., P, D]`` and proprio ``[..., Dp]`` from what the data
+        showed, ``[...]``; 1 is usual.
     """
 
     names: Sequence[str]
@@ -70,6 +81,7 @@ class Senses:
     weights: Tensor | None = None
     photos: Mapping[str, Tensor] = field(default_factory=dict)
     distance: Callable[[Tensor, Tensor], Tensor] | None = None
+    familiar: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def find(self, wanted: Sequence[str], whole: bool) -> Callable[[Trajectory], Tensor] | None:
         """What gives these numbers ``[..., len(wanted)]`` of a trajectory, or None. Unless only the
@@ -85,6 +97,15 @@ class Senses:
                 return trajectory.proprio[..., at]
 
             return measured
+        if list(wanted) == ["chips"] and "chip0_x" in self.names:
+            each = [i for i, name in enumerate(self.names) if CHIP.fullmatch(name)]
+
+            def counted(trajectory: Trajectory) -> Tensor:
+                assert trajectory.proprio is not None
+                left = (trajectory.proprio[..., each] >= 0).sum(-1, keepdim=True)  # see envs.chips
+                return left.to(trajectory.proprio)
+
+            return counted
         if self.weights is None or not set(wanted) <= set(self.read_names):
             return None
         weights = self.weights[:, [list(self.read_names).index(name) for name in wanted]]
@@ -127,6 +148,11 @@ class Rule:
         """1 where actions alone are limited, 2 where what is imagined is."""
         return 1 if self.kind in ON_ACTIONS else 2
 
+    @property
+    def judgeable(self) -> bool:
+        """Whether true states tell if it was broken; what is seen does, of the others."""
+        return self.kind not in ON_SIGHT
+
     def limit(self, senses: Senses, now: Trajectory) -> Limit | None:
         """What planners have to keep, or None where actions alone are limited.
 
@@ -141,15 +167,27 @@ class Rule:
             return None
         if self.margin is None:
             raise UserError(f"guardrail {self.text!r} has no margin yet: calibrate it")
+        if not self.judgeable and (senses.distance is None or senses.familiar is None):
+            raise UserError(f"guardrail {self.text!r} is on what is seen, which is not known")
         if self.kind == "unlike":
-            if senses.distance is None or self.photo not in senses.photos:
-                raise UserError(f"guardrail {self.text!r} is on what is seen, which is not known")
+            assert senses.distance is not None
             examples = senses.photos[self.photo][None]
             return unlike(examples, senses.distance, self.most, self.margin, self.text)
+        if self.kind == "familiar":
+            familiar = senses.familiar
+
+            def strange(trajectory: Trajectory) -> Tensor:
+                assert familiar is not None and trajectory.proprio is not None
+                return familiar(trajectory.z, trajectory.proprio).unsqueeze(-1)
+
+            return at_most(strange, self.most, "of what is usual", self.margin, self.text)
         if self.kind == "max_speed":
             return at_most(
                 self._read(senses, ("vx", "vy")), self.most, "m/s", self.margin, self.text
             )
+        if self.kind == "spill":
+            count = self._read(senses, ("chips",))
+            return lose_at_most(count, count(now), self.most, "chips", self.margin, self.text)
         read = self._read(senses, ("x", "y"), self.of)
         if self.kind == "keep_apart":
             robot = self._read(senses, ("x", "y"))
@@ -324,4 +362,5 @@ def _finite(part: str, text: str, kind: str) -> float:
 def _example(kind: str) -> str:
     regions = "x=0.1:0.3,y=0:0.2 or disc=0.2:0.3:0.05 or polygon=0:0:0.2:0:0:0.2"
     others = {"keep_apart": "0.08,of=block", "unlike": "photo.png or photo.png,least=0.1"}
+    others |= {"spill": "0.5"}
     return f"{kind}:{regions if kind in ('no_go', 'workspace') else others.get(kind, '0.1')}"

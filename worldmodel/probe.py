@@ -34,6 +34,7 @@ from worldmodel.errors import UserError
 from worldmodel.predictor import WorldModel
 
 _ANGLE = re.compile(r"(angle|theta|yaw)$")
+_CHIP = re.compile(r"chip\d+_[xy]$")
 _HIDDEN = re.compile(r"(^|[ _.])(v[xyz]?|omega|velocity|.*_?seed)$")  # not in a single frame
 
 
@@ -47,7 +48,7 @@ class ProbeConfig:
         checkpoints: world models whose latents are probed, too, by ridge: names or folders,
             separated by commas.
         targets: state names separated by commas; empty means all but velocities. Angles are
-            replaced by their sine and cosine.
+            replaced by their sine and cosine, the places of chips by how many are in the tray.
         frames: frames used in all.
         components: PCA components of the flattened tokens that ridge sees.
         save: keep with each of the checkpoints how to read the targets off its latents.
@@ -88,8 +89,12 @@ def targets_of(dataset: Dataset, wanted: str = "") -> tuple[list[str], np.ndarra
     for name in names:
         if name not in known:
             raise UserError(f"target {name!r} is not in the state: {', '.join(known)}.")
-    names = names or [n for n in known if not _HIDDEN.search(n)]
+    names = names or [n for n in known if not (_HIDDEN.search(n) or _CHIP.match(n))]
     labels, columns = [], []
+    if "chip0_x" in known and not wanted:  # which is which cannot be seen, but how many there are
+        each = [i for i, name in enumerate(known) if _CHIP.match(name) and name.endswith("x")]
+        labels.append("chips")
+        columns.append((dataset.state[:, each] >= 0).sum(1).astype(float))
     for name in names:
         values = dataset.state[:, known.index(name)]
         if _ANGLE.search(name):
