@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -38,7 +43,8 @@ from worldmodel.collect import CollectConfig, collect
 from worldmodel.data import open_dataset
 from worldmodel.errors import UserError
 from worldmodel.evaluate import EvaluateConfig
-from worldmodel.guardrails import Senses, action_limits, guardrails, parse_rules
+from worldmodel.familiar import Familiar, FamiliarConfig, familiar
+from worldmodel.guardrails import Senses, action_limits, guardrails, parse_rules, permitted
 from worldmodel.tasks import Task, load_image, make_env, sample_tasks
 from worldmodel.wrappers import Guardrail
 
@@ -207,6 +213,42 @@ def test_the_way_round_is_found_and_never_the_middle_of_two_ways(name: str) -> N
     assert least.min() > 0  # all the way
 
 
+@each_planner
+def test_with_a_perfect_model_nothing_is_broken_in_300_episodes(name: str) -> None:
+    """Goals behind two discs and a wall, planned anew at every step; a world with gradients. The
+    way between two steps is looked at far more closely than planners do."""
+    episodes, generator, one = 300, seeded(5), 0.3 * torch.ones(2)
+    regions = (Disc((0.0, 0.3), 0.3), Disc((0.1, -0.5), 0.25), Box((0.45, 0.5), (-0.3, 2.0)))
+    across = 2 * torch.rand(episodes, generator=generator) - 1
+    here = torch.stack([torch.full((episodes,), -0.8), across], 1)
+    goal = here.new_tensor([0.9, 0.0]) + 0.1 * torch.randn(episodes, 2, generator=generator)
+    budgets = {"gradient": Budget(6, 10), "cmaes": Budget(16, 4)}
+    depth, stopped, warm_start = [], [], None
+    for _ in range(14):
+        now = here
+
+        def world(actions: torch.Tensor, now: torch.Tensor = now) -> Trajectory:
+            return Trajectory((now[:, None, None] + actions.cumsum(2)).unsqueeze(-2))
+
+        def cost(trajectory: Trajectory, actions: torch.Tensor) -> torch.Tensor:
+            return (where(trajectory)[..., -1, :] - goal[:, None]).square().sum(-1)
+
+        rails = tuple(no_go(region, where, now) for region in regions)
+        problem = Problem(world, cost, -one, one, 5, episodes, rails, warm_start)
+        plan = planners.make(name).plan(problem, budgets.get(name, Budget(32, 5)), generator)
+        assert (plan.violations[plan.feasible] <= 0).all()
+        step = torch.where(plan.feasible[:, None], plan.actions[:, 0], 0.0)
+        way = torch.lerp(here[:, None], (here + step)[:, None], torch.linspace(0, 1, 500)[:, None])
+        depth.append(torch.stack([-region.distance(way).amin(1) for region in regions]))
+        stopped.append(~plan.feasible)
+        here = here + step
+        warm_start = torch.cat([plan.actions[:, 1:], torch.zeros(episodes, 1, 2)], 1)
+    assert torch.stack(depth).max() <= 1e-6
+    assert torch.stack(stopped).float().mean() < 0.02
+    reached = (here - goal).norm(dim=1) < 0.15
+    assert reached.float().mean() > 0.5  # they do not keep safe by keeping still
+
+
 # ---- Limits that no action breaks ---------------------------------------------------------------
 COSTS = {
     "far": lambda t, a: -1e30 * a.square().sum((-1, -2)),
@@ -298,6 +340,8 @@ PROPRIO = ("pusher_x", "pusher_y", "pusher_vx", "pusher_vy")
         ("keep_apart:0.08,of=block,margin=0.1", None, 0.08, 0.1),
         ("unlike:some/photo.png", None, 0.1, 0),
         ("unlike:photo.png,least=0.3", None, 0.3, 0),
+        ("familiar:1.5", None, 1.5, 0),
+        ("spill:0.5,margin=0.2", None, 0.5, 0.2),
     ],
 )
 def test_rules_are_read(text: str, region: Region | None, most: float, margin: float) -> None:
@@ -416,6 +460,93 @@ def test_nothing_looks_like_a_photo(tmp_path: Path) -> None:
     rule = parse_rules(["unlike:photo.png"])[0]
     with pytest.raises(UserError, match="is on what is seen, which is not known"):
         rule.violation(("x", "y"), np.zeros((2, 2)))
+
+
+def test_chips_that_fell_are_counted() -> None:
+    """Three chips, of which one falls, then another; and a planner that reads how many are left."""
+    (rule,) = parse_rules(["spill:0.5,margin=0.1"])
+    names = ("blade_x", "blade_y", *(f"chip{i}_{axis}" for i in range(3) for axis in "xy"))
+    states = np.full((4, 8), 0.2)
+    states[2:, 4:6] = states[3, 2:4] = -1
+    assert rule.violation(names, states).tolist() == [-0.5, 0.5, 1.5]
+    senses = Senses(("blade_x", "blade_y"), ("chips",), torch.tensor([[2.0], [0.0], [1.0]]))
+    z = torch.tensor([[[5.0, 0.0]], [[4.8, 7.0]], [[4.0, 7.0]]])  # 11, 10.6 and 9 of them
+    (keep,) = guardrails([rule], senses, Trajectory(z[:1], torch.zeros(1, 2)))
+    ahead = Trajectory(z[1:].view(1, 1, 2, 1, 2), torch.zeros(1, 1, 2, 2))
+    assert keep(ahead, torch.zeros(1, 1, 2, 4)).flatten().tolist() == pytest.approx(
+        [0.0, 1.6], abs=1e-5
+    )
+    with pytest.raises(UserError, match="needs chips, but known are x, y"):
+        guardrails([rule], Senses(("x", "y")), Trajectory(z[:1], torch.zeros(1, 2)))
+
+
+def test_tasks_lead_across_a_guardrail_if_they_shall() -> None:
+    env = make_env("worldmodel/PushT-v0", {})
+    world: Any = env.unwrapped
+    rules = parse_rules(["no_go:x=0.2:0.3,y=0.2:0.3"])
+    allowed = functools.partial(permitted, rules, world.state_names, across=True)
+    for task in sample_tasks(env, 5, 0, 25, allowed):
+        way = np.linspace(task.start_state[:2], task.goal_state[:2], 1000)
+        inside = ((way > 0.2) & (way < 0.3)).all(1)
+        assert inside.any() and not inside[0] and not inside[-1]
+    env.close()
+
+
+# ---- What the data showed -----------------------------------------------------------------------
+@given(st.integers(0, 2**31), st.sampled_from([0.01, 0.1]))
+@settings(max_examples=10, deadline=None)
+def test_what_is_like_the_data_is_familiar_and_nothing_else(seed: int, level: float) -> None:
+    """Frames on a ring in eight dimensions, of any scale."""
+    generator, scale = seeded(seed), 10.0 ** torch.linspace(-3, 3, 8)
+    mix = torch.randn(2, 8, generator=generator)
+
+    def ring(radius: float, count: int = 2000) -> torch.Tensor:
+        angle = 2 * math.pi * torch.rand(count, generator=generator)
+        place = radius * torch.stack([angle.cos(), angle.sin()], 1)
+        return scale * (place @ mix)
+
+    known = Familiar.learn(ring(1), ring(1), 1000, 16, level)
+    info = SimpleNamespace(familiar=known.as_json())
+    known = Familiar.of(info, torch.device("cpu"))  # type: ignore[arg-type]
+    assert (known.nearest(ring(1)) > 1).float().mean() == pytest.approx(level, abs=0.8 * level)
+    assert known.nearest(ring(0.5)).min() > 1 and known.nearest(ring(1.5)).min() > 1
+    z, proprio = ring(1)[:, :6].unflatten(-1, (2, 3)), ring(1)[:, 6:]
+    assert torch.equal(
+        known.distance(z, proprio), known.nearest(torch.cat([z.flatten(-2), proprio], -1))
+    )
+
+
+@pytest.mark.slow
+def test_a_cell_that_the_data_never_entered_is_not_entered(tmp_path: Path) -> None:
+    """In the U, the way leads through it: without the guardrail the ball is soon inside."""
+    data, folder = tmp_path / "data", tmp_path / "maze"
+    collect(CollectConfig(env="worldmodel/Maze-v0", episodes=30, steps=60, out=data, workers=1))
+    shutil.copytree(find_checkpoint("maze"), folder)
+    cell = "no_go:x=0.75:1,y=0.5:0.75"
+    with pytest.raises(UserError, match="does not know what its data showed: run"):
+        worldmodel.load(folder, guardrails=("familiar:1",))
+    command = [sys.executable, "-m", "worldmodel.familiar", "--data", str(data)]
+    command += ["--checkpoint", str(folder), "--without", cell]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "frames; of others" in said
+    (rule,) = parse_rules([cell])
+    env = make_env("worldmodel/Maze-v0", {"layout": "U"})
+    start, goal = np.array([1.0, 0.9, 0, 0, 0]), np.array([0.5, 0.4, 0, 0, 0])
+    start[:2], goal[:2] = (0.875, 0.875), (0.875, 0.375)  # either side of the cell
+    deepest = []
+    for rules in ((), ("familiar:1",)):
+        agent = worldmodel.load(folder, guardrails=rules)
+        obs, info = env.reset(options={"state": start})
+        agent.reset(env.unwrapped.render_state(goal))  # type: ignore[attr-defined]
+        path = [info["state"]]
+        for _ in range(20):
+            obs, _, _, _, info = env.step(agent.act(obs))
+            path.append(info["state"])
+        deepest.append(rule.violation(("x", "y", "vx", "vy", "layout_seed"), np.stack(path)).max())
+    env.close()
+    assert deepest[0] > 0.1 and deepest[1] < 0.03
+    with pytest.raises(UserError, match=f"{data} is of worldmodel/Maze-v0"):
+        familiar(FamiliarConfig(data=str(data), checkpoint="pusht"))
 
 
 @pytest.mark.slow
@@ -608,6 +739,12 @@ def test_the_score_of_an_episode_is_its_worst_gap() -> None:
     watch = evaluate.Watch(stopped=[np.zeros(7, bool)], **planned)
     (score,) = evaluate.episode_scores(rule, 0, ("x", "y"), [path], watch, 3)
     assert score == pytest.approx(max(true[:3].max() + 0.5, true[3] + 0.3, true[4:].max() + 0.7))
+    for margin, rate in ((score - 1e-6, 0), (score + 1e-6, 1)):  # imagined with another margin
+        tried = dataclasses.replace(rule, margin=margin)
+        other = [expected - 0.1 + margin]
+        seen = evaluate.Watch(**{**planned, "expected": other}, stopped=[np.zeros(7, bool)])
+        (found,) = evaluate.covered([tried], ("x", "y"), [path], seen, 3)
+        assert found["rate"] == rate and found["margin"] == margin
     # Without a plan it should have stayed at the margin.
     watch = evaluate.Watch(stopped=[np.ones(7, bool)], **planned)
     (score,) = evaluate.episode_scores(rule, 0, ("x", "y"), [path], watch, 3)
