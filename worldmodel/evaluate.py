@@ -99,7 +99,7 @@ class EvaluateConfig:
     """Primitive actions that share one planned value; default: the whole frameskip."""
     guardrail: list[str] = field(default_factory=list)
     """What no plan may break, as no_go:x=0.1:0.3,y=0:0.2 or max_speed:0.1; may be given again.
-    Tasks that begin or end in breach are left out."""
+    Tasks that begin or end in breach, or nearer to it than the margin, are left out."""
     alarm: float = 0.0
     """p-value below which what is seen is a surprise, as 0.001; 0: not watched."""
     judged: list[str] = field(default_factory=list)
@@ -425,7 +425,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         execute=config.execute,
         samples=config.samples,
         iterations=config.iterations,
-        guardrails=() if config.unguarded else tuple(config.guardrail),
+        guardrails=tuple(config.guardrail),
         alarm=config.alarm,
         proprio_weight=config.proprio_weight,
         near=config.near,
@@ -436,6 +436,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     )
     model, encoder, info = load_checkpoint(checkpoint)
     agent = Agent(model, encoder, info, planner, settings)
+    rules = [r for r in (*agent.rules, *parse_rules(config.judged)) if r.judgeable]
+    if config.unguarded:
+        settings = dataclasses.replace(settings, guardrails=())
+        agent = Agent(model, encoder, info, planner, settings)
     kwargs = config.env_kwargs or info.env_kwargs
     count = min(config.batch, config.episodes)
     envs = [make_env(config.env, kwargs, info.image_size) for _ in range(count)]
@@ -448,7 +452,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             raise UserError(str(error)) from None
         share = config.episodes // config.seeds
         names = getattr(envs[0].unwrapped, "state_names", ())
-        rules = [r for r in parse_rules(config.guardrail + config.judged) if r.judgeable]
 
         allowed = functools.partial(permitted, rules, names, across=config.across)
         tasks_of = {

@@ -160,8 +160,7 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
     try:
         check_fits(envs[0], info)
         names = getattr(envs[0].unwrapped, "state_names", ())
-        rules = parse_rules(config.guardrail)
-
+        rules = agents["guardrail"].rules
         allowed = functools.partial(permitted, rules, names, across=config.across)
         tasks = sample_tasks(envs[0], config.episodes, config.seed, config.goal_offset, allowed)
         points = {}

@@ -254,8 +254,8 @@ def parse_rules(texts: Sequence[str]) -> tuple[Rule, ...]:
 def permitted(
     rules: Sequence[Rule], names: Sequence[str], start: Array, goal: Array, across: bool = False
 ) -> bool:
-    """Whether a start and a goal ``[D]``, of numbers with these names, keep all the rules; for
-    judges.
+    """Whether a start and a goal ``[D]``, of numbers with these names, keep all the rules and their
+    margins; for judges.
 
     Args:
         rules: all of them.
@@ -265,8 +265,9 @@ def permitted(
         across: whether the straight way between them must break a rule.
     """
     ends = [np.stack([state, state]) for state in (start, goal)]
-    if any((rule.violation(names, end) > 0).any() for rule in rules for end in ends):
-        return False
+    for rule in rules:
+        if any((rule.violation(names, end) > -(rule.margin or 0.0)).any() for end in ends):
+            return False
     way = np.linspace(start, goal, 50)
     return not across or any((rule.violation(names, way) > 0).any() for rule in rules)
 
