@@ -133,7 +133,11 @@ class Gradient:
                 "remove torch.no_grad, torch.inference_mode or .detach() from it, "
                 "or use cem, mppi or cmaes"
             )
-        guarded = violations.requires_grad and violations.shape[-1] > 0
+        guarded = False
+        if violations.requires_grad and violations.shape[-1] > 0:
+            value = violations.detach().nan_to_num(0, 0, 0) / scale
+            multiplier = (multiplier + self.penalty * value).clamp(min=0)
+            guarded = bool((multiplier > 0).any())  # else a pass backward would bring nothing
         # Samples are independent, so the gradient of the sum holds each one's own gradient.
         (slope,) = torch.autograd.grad(
             cost, actions, torch.ones_like(cost), retain_graph=guarded, allow_unused=True
@@ -142,8 +146,6 @@ class Gradient:
             raise ValueError("the cost has a gradient, but not with respect to the actions")
         direction = _unit(slope * half)
         if guarded:
-            value = violations.detach().nan_to_num(0, 0, 0) / scale
-            multiplier = (multiplier + self.penalty * value).clamp(min=0)
             pull = multiplier / scale
             (slope,) = torch.autograd.grad(violations, actions, pull, allow_unused=True)
             if slope is not None:
