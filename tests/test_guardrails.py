@@ -592,6 +592,27 @@ def test_regions_are_drawn_where_the_robot_is_seen() -> None:
     env.close()
 
 
+@pytest.mark.parametrize(
+    ("text", "away"),
+    [
+        ("no_go:x=0.1:0.3,y=0:0.2,margin=0.01", 0.01),
+        ("no_go:disc=0.2:0.3:0.05,margin=0.01", 0.01),
+        ("no_go:polygon=0:0:0:0.2:0.2:0,margin=0.01", 0.01),
+        ("workspace:polygon=0:0:0.2:0:0:0.2,margin=0.01", -0.01),
+        ("workspace:x=0.1:0.3,margin=0.02", -0.02),
+    ],
+)
+def test_margins_are_drawn_as_far_from_the_border_as_they_are(text: str, away: float) -> None:
+    (rule,) = parse_rules([text])
+    shifted = rule.margin_outline()
+    assert shifted is not None and rule.region is not None
+    middles = (shifted[::2] + shifted[1::2]) / 2  # of the edges, which meet their corners
+    middles = middles[np.abs(middles).max(1) < 999]  # what is endless ends somewhere
+    distance = rule.region.distance(torch.from_numpy(middles))
+    assert distance.tolist() == pytest.approx([away] * len(middles), abs=2e-4)
+    assert parse_rules([text.rpartition(",")[0]])[0].margin_outline() is None
+
+
 # ---- In the loop --------------------------------------------------------------------------------
 def test_actions_are_limited_even_where_there_is_no_plan() -> None:
     """The whole workspace is out of bounds but for a corner where the robot is not."""

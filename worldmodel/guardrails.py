@@ -241,6 +241,24 @@ class Rule:
                 return np.array(corners)
         return None
 
+    def margin_outline(self) -> Array | None:
+        """The same for where plans have to stay, or stay out of, because of the margin; None where
+        there is none."""
+        border = self.outline()
+        if border is None or self.region is None or not self.margin:
+            return None
+        along = np.roll(border, -1, 0) - border
+        outward = along[:, ::-1] * [1.0, -1.0] / np.linalg.norm(along, axis=1, keepdims=True)
+        middle, nudge = border + along / 2, 1e-6 * outward
+        sides = (
+            self.region.distance(torch.from_numpy(p)) for p in (middle + nudge, middle - nudge)
+        )
+        outward *= np.sign(np.subtract(*(side.numpy() for side in sides)))[:, None]
+        if self.kind == "workspace":
+            outward = -outward
+        shifted = np.stack([border, border + along], 1) + self.margin * outward[:, None]
+        return shifted.reshape(-1, 2)
+
 
 def parse_rules(texts: Sequence[str]) -> tuple[Rule, ...]:
     """Guardrails as written: see the module.

@@ -382,9 +382,13 @@ def closed_loop(config: PlanConfig) -> int:
     atomic_write_json(config.out / "report.json", report(config, log, outcome))
     world: Any = env.unwrapped
     regions = [
-        (world.in_image(outline), rule.kind == "no_go")
+        (world.in_image(outline), shaded)
         for rule in agent.rules
-        if (outline := rule.outline()) is not None
+        for outline, shaded in (
+            (rule.outline(), rule.kind == "no_go"),
+            (rule.margin_outline(), False),
+        )
+        if outline is not None
     ]
     animation = animate(
         log.frames,
