@@ -38,9 +38,9 @@ class GranularChipsEnv(TopDownEnv):
     those pushed over the edge fall and are gone: their place in the state is outside the tray.
 
     ``start``: ``"scattered"``, ``"pile"``, ``"piles"``, or ``"any"`` of them at random. ``goal``:
-    ``"square"``, ``"letter"``, ``"strokes"`` (what a few random strokes make of the start; none that
-    lose a chip), or ``"any"``. Success: a Chamfer distance (sum of both mean nearest-neighbour distances) below one
-    chip width.
+    ``"square"``, ``"letter"``, ``"strokes"`` (what a few random strokes make of the start, those
+    that lose a chip left out), or ``"any"``. Success: a Chamfer distance (sum of both mean
+    nearest-neighbour distances) below one chip width.
     """
 
     task = "GranularChips"
