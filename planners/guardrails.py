@@ -219,6 +219,24 @@ def at_most(
     return Limit(name, unit, length, most, margin)
 
 
+def strokes_inside(
+    region: Region, start: float, end: float, margin: float = 0.0, name: str = "strokes_inside"
+) -> Limit:
+    """Strokes, actions ``x, y`` to ``x, y`` in metres of which each step has one, begin and end in
+    a region, so many metres from its border. Those that lead nowhere may lie anywhere.
+
+    start: how far they begin from the border.
+    end: how far they end from it.
+    """
+
+    def near(trajectory: Trajectory, actions: Tensor) -> Tensor:
+        first, last = actions.split(2, -1)
+        beyond = torch.maximum(region.distance(first) + start, region.distance(last) + end)
+        return torch.where((last - first).abs().amax(-1) > 1e-3, beyond, -end)
+
+    return Limit(name, "m", near, 0.0, margin)
+
+
 def lose_at_most(
     count: Read,
     now: Tensor,

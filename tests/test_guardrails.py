@@ -458,7 +458,7 @@ def test_nothing_looks_like_a_photo(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no image at .*missing.png"):
         worldmodel.load("pusht", guardrails=("unlike:missing.png",))
     rule = parse_rules(["unlike:photo.png"])[0]
-    with pytest.raises(UserError, match="is on what is seen, which is not known"):
+    with pytest.raises(UserError, match="is on what states do not tell"):
         rule.violation(("x", "y"), np.zeros((2, 2)))
 
 

@@ -209,6 +209,8 @@ class Agent:
             {rule.photo: self._seen_in(rule.photo) for rule in self.rules if rule.photo},
             self.model.distance,
             self._familiar(),
+            self.model.action_low.tolist(),
+            self.model.action_high.tolist(),
         )
         nowhere = torch.zeros(1, model.config.tokens, model.config.dim, device=self.device)
         still = torch.zeros(1, len(info.spec.proprio_mean), device=self.device)

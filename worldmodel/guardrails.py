@@ -11,6 +11,7 @@
     max_change:0.01              of any number of an action from one step to the next
     unlike:broken.png,least=0.1  never look like this photo: the least latent distance from it
     familiar:1                   nothing imagined is farther from what the data showed than is usual
+    strokes:start=0.03,end=0.08  where strokes of a blade begin and end: how far from the tray's rim
     spill:0.5                    at most so many chips fall off the tray, as the probe counts them
 
 Actions are limited whatever the model imagines (tier 1). The others hold for every step that is
@@ -47,6 +48,7 @@ from planners.guardrails import (
     lose_at_most,
     no_go,
     stay_inside,
+    strokes_inside,
     unlike,
 )
 from worldmodel.errors import UserError
@@ -54,9 +56,9 @@ from worldmodel.errors import UserError
 Array = NDArray[Any]
 KINDS = (
     *("no_go", "workspace", "keep_apart", "max_speed", "max_action", "max_change", "unlike"),
-    *("familiar", "spill"),
+    *("familiar", "strokes", "spill"),
 )
-ON_SIGHT = ("unlike", "familiar")
+
 ON_ACTIONS = ("max_action", "max_change")
 LEAST = 0.1  # latent distance at which things are near, as agents have it by default
 OPEN = (-math.inf, math.inf)
@@ -74,6 +76,7 @@ class Senses:
     distance: of latents ``[..., P, D]`` from others, ``[...]``.
     familiar: distance of latents ``[..., P, D]`` and proprio ``[..., Dp]`` from what the data
         showed, ``[...]``; 1 is usual.
+    low, high: bounds of actions.
     """
 
     names: Sequence[str]
@@ -82,6 +85,8 @@ class Senses:
     photos: Mapping[str, Tensor] = field(default_factory=dict)
     distance: Callable[[Tensor, Tensor], Tensor] | None = None
     familiar: Callable[[Tensor, Tensor], Tensor] | None = None
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
 
     def find(self, wanted: Sequence[str], whole: bool) -> Callable[[Trajectory], Tensor] | None:
         """What gives these numbers ``[..., len(wanted)]`` of a trajectory, or None. Unless only the
@@ -126,6 +131,7 @@ class Rule:
     region: where not to go, or where to stay.
     most: the limit, where it is a number: of `keep_apart` and `unlike` the least.
     photo: the path of the image that nothing may look like.
+    start: how far from the rim strokes begin; `most` is how far from it they end.
     margin: in the limit's unit; None where it is to be calibrated.
     """
 
@@ -136,6 +142,7 @@ class Rule:
     most: float = 0.0
     margin: float | None = 0.0
     photo: str = ""
+    start: float = 0.0
 
     @property
     def bare(self) -> str:
@@ -150,8 +157,8 @@ class Rule:
 
     @property
     def judgeable(self) -> bool:
-        """Whether true states tell if it was broken; what is seen does, of the others."""
-        return self.kind not in ON_SIGHT
+        """Whether true states tell if it was broken; of the others, what is seen or done does."""
+        return self.kind not in ("unlike", "familiar", "strokes")
 
     def limit(self, senses: Senses, now: Trajectory) -> Limit | None:
         """What planners have to keep, or None where actions alone are limited.
@@ -168,7 +175,7 @@ class Rule:
         if self.margin is None:
             raise UserError(f"guardrail {self.text!r} has no margin yet: calibrate it")
         if not self.judgeable and (senses.distance is None or senses.familiar is None):
-            raise UserError(f"guardrail {self.text!r} is on what is seen, which is not known")
+            raise UserError(f"guardrail {self.text!r} is on what states do not tell")
         if self.kind == "unlike":
             assert senses.distance is not None
             examples = senses.photos[self.photo][None]
@@ -185,6 +192,12 @@ class Rule:
             return at_most(
                 self._read(senses, ("vx", "vy")), self.most, "m/s", self.margin, self.text
             )
+        if self.kind == "strokes":
+            if len(senses.low) != 4:
+                raise UserError(f"guardrail {self.text!r} is on strokes, from x, y to x, y")
+            (left, down), (right, up) = senses.low[:2], senses.high[:2]
+            tray = Box((left, right), (down, up))
+            return strokes_inside(tray, self.start, self.most, self.margin, self.text)
         if self.kind == "spill":
             count = self._read(senses, ("chips",))
             return lose_at_most(count, count(now), self.most, "chips", self.margin, self.text)
@@ -335,6 +348,9 @@ def _parse(text: str) -> Rule:
         except ValueError as error:
             raise UserError(f"guardrail {text!r}: {error}") from None
         return Rule(text, kind, of, region, margin=margin)
+    if kind == "strokes" and options.keys() <= {"start", "end"} and "=" in first:
+        start, end = (_finite(options.get(name, "0"), text, kind) for name in ("start", "end"))
+        return Rule(text, kind, most=end, margin=margin, start=start)
     least = options.pop("least", str(LEAST)) if kind == "unlike" else first
     if options:
         raise UserError(f"guardrail {text!r} has no {min(options)!r}: write {_example(kind)}")
@@ -381,5 +397,5 @@ def _finite(part: str, text: str, kind: str) -> float:
 def _example(kind: str) -> str:
     regions = "x=0.1:0.3,y=0:0.2 or disc=0.2:0.3:0.05 or polygon=0:0:0.2:0:0:0.2"
     others = {"keep_apart": "0.08,of=block", "unlike": "photo.png or photo.png,least=0.1"}
-    others |= {"spill": "0.5"}
+    others |= {"spill": "0.5", "strokes": "start=0.03,end=0.08"}
     return f"{kind}:{regions if kind in ('no_go', 'workspace') else others.get(kind, '0.1')}"
