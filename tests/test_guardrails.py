@@ -341,6 +341,7 @@ PROPRIO = ("pusher_x", "pusher_y", "pusher_vx", "pusher_vy")
         ("unlike:some/photo.png", None, 0.1, 0),
         ("unlike:photo.png,least=0.3", None, 0.3, 0),
         ("familiar:1.5", None, 1.5, 0),
+        ("strokes:start=0.03,end=0.08", None, 0.08, 0),
         ("spill:0.5,margin=0.2", None, 0.5, 0.2),
     ],
 )
@@ -375,6 +376,8 @@ def test_rules_are_read(text: str, region: Region | None, most: float, margin: f
         ("keep_apart:-1,of=block", "must be above 0"),
         ("max_speed:0.1,of=block", "write max_speed:0.1"),
         ("unlike:a.png,most=1", "has no 'most': write unlike:photo.png"),
+        ("strokes:from=0.1", "has no 'from': write strokes:start=0.03,end=0.08"),
+        ("strokes:end=near", "'near' is not a number"),
     ],
 )
 def test_what_is_no_rule_is_explained(text: str, said: str) -> None:
@@ -478,6 +481,33 @@ def test_chips_that_fell_are_counted() -> None:
     )
     with pytest.raises(UserError, match="needs chips, but known are x, y"):
         guardrails([rule], Senses(("x", "y")), Trajectory(z[:1], torch.zeros(1, 2)))
+
+
+def test_strokes_begin_and_end_away_from_the_rim() -> None:
+    """Whatever the planner wants: here, to end in a corner. Doing nothing is allowed anywhere."""
+    (rule,) = parse_rules(["strokes:start=0.03,end=0.08"])
+    low, high = torch.zeros(4), torch.full((4,), 0.5)
+    senses = Senses(("blade_x", "blade_y"), low=low.tolist(), high=high.tolist())
+    now = Trajectory(torch.zeros(1, 1, 2), torch.zeros(1, 2))
+    (keep,) = guardrails([rule], senses, now)
+
+    def blade(actions: torch.Tensor) -> Trajectory:
+        return Trajectory(actions[..., 2:].unsqueeze(-2), actions[..., 2:])
+
+    def cost(trajectory: Trajectory, actions: torch.Tensor) -> torch.Tensor:
+        return where(trajectory).square().sum((-1, -2))
+
+    strokes = [[0.01, 0.2, 0.2, 0.2], [0.2, 0.2, 0.45, 0.2], [0.2, 0.2, 0.3, 0.2], [0.0] * 4]
+    actions = torch.tensor(strokes).view(1, 4, 1, 4)
+    assert keep(blade(actions), actions).flatten().tolist() == pytest.approx(
+        [0.02, 0.03, -0.12, -0.08]
+    )
+    problem = Problem(blade, cost, low, high, 2, guardrails=(keep,))
+    plan = planners.make("cem").plan(problem, Budget(200, 20), seeded())
+    ends = plan.actions[0, :, 2:]
+    assert plan.feasible.all() and ends.min() >= 0.08 and ends.max() < 0.12
+    with pytest.raises(UserError, match="is on strokes, from x, y to x, y"):
+        worldmodel.load("pusht", guardrails=("strokes:end=0.1",))
 
 
 def test_tasks_lead_across_a_guardrail_if_they_shall() -> None:

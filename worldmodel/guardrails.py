@@ -174,7 +174,7 @@ class Rule:
             return None
         if self.margin is None:
             raise UserError(f"guardrail {self.text!r} has no margin yet: calibrate it")
-        if not self.judgeable and (senses.distance is None or senses.familiar is None):
+        if self.kind in ("unlike", "familiar") and senses.distance is None:
             raise UserError(f"guardrail {self.text!r} is on what states do not tell")
         if self.kind == "unlike":
             assert senses.distance is not None
