@@ -213,6 +213,7 @@ def test_the_way_round_is_found_and_never_the_middle_of_two_ways(name: str) -> N
     assert least.min() > 0  # all the way
 
 
+@pytest.mark.slow
 @each_planner
 def test_with_a_perfect_model_nothing_is_broken_in_300_episodes(name: str) -> None:
     """Goals behind two discs and a wall, planned anew at every step; a world with gradients. The
@@ -222,7 +223,7 @@ def test_with_a_perfect_model_nothing_is_broken_in_300_episodes(name: str) -> No
     across = 2 * torch.rand(episodes, generator=generator) - 1
     here = torch.stack([torch.full((episodes,), -0.8), across], 1)
     goal = here.new_tensor([0.9, 0.0]) + 0.1 * torch.randn(episodes, 2, generator=generator)
-    budgets = {"gradient": Budget(6, 10), "cmaes": Budget(16, 4)}
+    budgets = {"gradient": Budget(6, 10)}
     depth, stopped, warm_start = [], [], None
     for _ in range(14):
         now = here
