@@ -62,7 +62,13 @@ KINDS = (
 ON_ACTIONS = ("max_action", "max_change")
 LEAST = 0.1  # latent distance at which things are near, as agents have it by default
 OPEN = (-math.inf, math.inf)
-CHIP = re.compile(r"chip\d+_x")
+
+
+def chips_left(names: Sequence[str], states: Tensor) -> Tensor:
+    """How many chips of states ``[..., D]``, whose numbers have these names, are in the tray:
+    ``[...]``. Those that fell lie beside it (`envs.chips`)."""
+    each = [i for i, name in enumerate(names) if re.fullmatch(r"chip\d+_x", name)]
+    return (states[..., each] >= 0).sum(-1).to(states)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,12 +109,10 @@ class Senses:
 
             return measured
         if list(wanted) == ["chips"] and "chip0_x" in self.names:
-            each = [i for i, name in enumerate(self.names) if CHIP.fullmatch(name)]
 
             def counted(trajectory: Trajectory) -> Tensor:
                 assert trajectory.proprio is not None
-                left = (trajectory.proprio[..., each] >= 0).sum(-1, keepdim=True)  # see envs.chips
-                return left.to(trajectory.proprio)
+                return chips_left(self.names, trajectory.proprio).unsqueeze(-1)
 
             return counted
         if self.weights is None or not set(wanted) <= set(self.read_names):

@@ -31,6 +31,7 @@ from worldmodel.cli import Progress, atomic_write_json, parse_config, progress, 
 from worldmodel.data import Dataset, open_dataset, split
 from worldmodel.encoder import Block, Encoder, load_encoder
 from worldmodel.errors import UserError
+from worldmodel.guardrails import chips_left
 from worldmodel.predictor import WorldModel
 
 _ANGLE = re.compile(r"(angle|theta|yaw)$")
@@ -92,9 +93,8 @@ def targets_of(dataset: Dataset, wanted: str = "") -> tuple[list[str], np.ndarra
     names = names or [n for n in known if not (_HIDDEN.search(n) or _CHIP.match(n))]
     labels, columns = [], []
     if "chip0_x" in known and not wanted:  # which is which cannot be seen, but how many there are
-        each = [i for i, name in enumerate(known) if _CHIP.match(name) and name.endswith("x")]
         labels.append("chips")
-        columns.append((dataset.state[:, each] >= 0).sum(1).astype(float))
+        columns.append(chips_left(known, torch.from_numpy(dataset.state)).numpy())
     for name in names:
         values = dataset.state[:, known.index(name)]
         if _ANGLE.search(name):
