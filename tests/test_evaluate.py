@@ -395,7 +395,8 @@ def test_the_gallery_shows_the_worst_first(pusht: Any, tmp_path: Path) -> None:
     assert gallery.worst(pusht, paths, [task] * 4, outcomes, 2) == [1, 2]
     gallery.save_failures(tmp_path / "bad", pusht, paths, [task] * 4, outcomes)
     names = sorted(path.name for path in (tmp_path / "bad").iterdir())
-    assert names == ["01.gif", "02.gif", "03.gif", "04.gif", "README.md"]
+    films = [f"0{place}.{kind}" for place in (1, 2, 3, 4) for kind in ("gif", "mp4")]
+    assert names == [*films, "README.md"]
     rows = (tmp_path / "bad" / "README.md").read_text().splitlines()[4:]
     assert "| 1 | 0 | never | 0.0 > 0.0 | 0.0 > 0.0 | 114.6 > 114.6 |" in rows[0]
     assert "| at step 1 | 0.0 > 0.0 | 0.0 > 30.0 |" in rows[2]

@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 from tiny import tiny_checkpoint
 
-from worldmodel.plan import Log, animate, draw_costs, judge, main
+from worldmodel.pictures import Film, Imagination, animate, as_gif, as_mp4
+from worldmodel.plan import Log, draw_costs, judge, main
 from worldmodel.tasks import Task, make_env, sample_tasks, save_goal
 
 PUSHT, MAZE = "worldmodel/PushT-v0", "worldmodel/Maze-v0"
@@ -95,7 +97,7 @@ def test_guardrails_are_kept_drawn_and_reported(folder: Path, tmp_path: Path) ->
     first = []
     for name in ("free", "far"):
         with Image.open(tmp_path / name / "plan.gif") as gif:
-            first.append(np.asarray(gif.convert("RGB")).astype(int))
+            first.append(np.asarray(gif.convert("RGB")).astype(int)[:256])  # without the chart
     changed = np.argwhere(np.abs(first[0] - first[1]).sum(-1) > 100)
     # The disc, 5 pixels in radius, a tenth of 256 pixels from the left and from below.
     np.testing.assert_allclose(changed.mean(0), (231, 25), atol=2)
@@ -130,13 +132,43 @@ def test_judge_names_the_first_success() -> None:
 
 def test_pictures_of_an_interrupted_run_are_whole() -> None:
     frames = [np.full((112, 112, 3), 40 * i, np.uint8) for i in range(3)]
-    gif: Any = Image.open(io.BytesIO(animate(frames, frames[0], first_success=1)))
-    assert gif.n_frames == 3
-    single: Any = Image.open(io.BytesIO(animate(frames[:1], frames[0], None)))
-    assert single.n_frames == 1
+    for count in (1, 3):
+        pictures = animate(Film(frames[:count], frames[0], first_success=1))
+        gif: Any = Image.open(io.BytesIO(as_gif(pictures)))
+        assert gif.n_frames == len(pictures) == count
     cut = Log(distances=[1.0], distance_steps=[0], costs=[2.0], plan_steps=[])
     for log in (Log(), cut):
         assert Image.open(io.BytesIO(draw_costs(log))).width > 100
+
+
+def test_a_film_shows_the_imagination_of_the_latest_plan() -> None:
+    def flat(value: int) -> Any:
+        return np.full((112, 112, 3), value, np.uint8)
+
+    plans = [Imagination(0, np.stack([flat(100), flat(110)]), 5)]
+    plans += [Imagination(2, np.stack([flat(200), flat(210)]), 5, feasible=False)]
+    film = Film([flat(50)] * 4, flat(60), imagined=plans, distances=[(0, 1.0), (2, 0.5)])
+    pictures = animate(film)
+    assert {picture.size for picture in pictures} == {pictures[0].size}
+    ends = zip(pictures, (100, 100, 200, 200), (110, 110, 210, 210), strict=True)
+    for picture, first, second in ends:
+        # Reality, the goal, and the two imagined frames: what is in the middle of each.
+        found = [picture.getpixel(at)[0] for at in ((128, 128), (384, 128), (56, 360), (168, 360))]
+        assert found == [50, 60, first, second]
+    # Where no plan keeps the guardrails, that is written in vermilion.
+    written = [(213, 94, 0) in {c for _, c in p.getcolors(1 << 16)} for p in pictures]
+    assert written == [False, False, True, True]
+    with av.open(io.BytesIO(as_mp4(pictures, fps=2))) as file:
+        shown = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    assert len(shown) == 4 + 2  # the last one is held for a second
+    assert abs(int(shown[3][360, 56, 0]) - 200) < 8
+
+
+def test_explain_shows_every_iteration(folder: Path, tmp_path: Path) -> None:
+    assert main(flags(folder, explain="true", iterations=3, out=tmp_path)) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    with Image.open(tmp_path / "explain.gif") as gif:
+        assert gif.n_frames == 3 * len(report["plans"])  # type: ignore[attr-defined]
 
 
 def test_ctrl_c_leaves_what_was_done_so_far(folder: Path, tmp_path: Path) -> None:
@@ -160,7 +192,7 @@ def test_ctrl_c_leaves_what_was_done_so_far(folder: Path, tmp_path: Path) -> Non
     assert process.returncode == 130, errors
     assert "goal" in said and "interrupted" in errors
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["cost.png", "plan.gif", "report.json"]
+    assert names == ["cost.png", "plan.gif", "plan.mp4", "report.json"]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert 1 <= report["steps"] < 1_000_000
     with Image.open(tmp_path / "out" / "plan.gif") as gif:

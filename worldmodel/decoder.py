@@ -38,6 +38,8 @@ class Scene(nn.Module):
 
     REACH = 0.7  # of the two pictures, to each side, in half images
 
+    grid: Tensor
+
     def __init__(self, side: int):
         super().__init__()
         self.ground = nn.Parameter(torch.full((3, side, side), 0.5))
@@ -125,8 +127,8 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Images ``[..., 3, H, W]``, about from 0 to 1, of latents ``[..., P, D]``."""
-        image: Tensor = self.painter(z.flatten(0, -3))
-        return image.unflatten(0, z.shape[:-2])
+        image: Tensor = self.painter(z.reshape(-1, *z.shape[-2:]))
+        return image.reshape(*z.shape[:-2], *image.shape[1:])
 
     @torch.no_grad()
     def paint(self, z: Tensor) -> Array:

@@ -33,10 +33,12 @@ from worldmodel.checkpoint import bundled_for, load_checkpoint, record_evaluatio
 from worldmodel.cli import Progress, atomic_write_json, parse_config, writable_folder
 from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
+from worldmodel.decoder import load_decoder
 from worldmodel.errors import UserError
 from worldmodel.gallery import save_failures
 from worldmodel.guardrails import Rule, action_limits, parse_rules, permitted
 from worldmodel.judge import Outcomes, judge, judged_distance, mean_of, rate_of
+from worldmodel.pictures import Imagination
 from worldmodel.tasks import (
     Task,
     begin,
@@ -154,14 +156,15 @@ class EvaluateConfig:
 class Watch:
     """What an agent did of its own accord in each step of each episode, bool ``[steps]`` each:
     whether it stood still without a plan, whether its action was not the plan's, and whether it was
-    surprised. And of each plan that was made ``[plans]``, in which step, and what it expected of
-    the guardrails ``[plans, T, G]``."""
+    surprised. And of each plan that was made ``[plans]``, in which step, what it expected of the
+    guardrails ``[plans, T, G]``, and what it imagined, latents ``[plans, T, P, D]``."""
 
     stopped: list[Array] = field(default_factory=list)
     intervened: list[Array] = field(default_factory=list)
     surprised: list[Array] = field(default_factory=list)
     planned_at: list[Array] = field(default_factory=list)
     expected: list[Array] = field(default_factory=list)
+    imagined: list[Array] = field(default_factory=list)
 
 
 def run_agent(
@@ -193,7 +196,8 @@ def run_agent(
             agent.reset(np.stack(goals), mix(seed, number), budget_steps)
             states = [[info["state"] for _, info in seen]]
             observations = [obs for obs, _ in seen]
-            stopped, intervened, surprised, planned_at, expected = [], [], [], [], []
+            stopped, intervened, surprised = [], [], []
+            planned_at, expected, imagined = [], [], []
             plan = None
             for step in range(budget_steps):
                 stacked = {k: np.stack([obs[k] for obs in observations]) for k in observations[0]}
@@ -202,6 +206,7 @@ def run_agent(
                     plan = agent.last_plan
                     planned_at.append(step)
                     expected.append(plan.violations.cpu().numpy())
+                    imagined.append(plan.trajectory.z.half().cpu().numpy())
                 steps = [env.step(action) for env, action in zip(active, actions, strict=True)]
                 observations = [step[0] for step in steps]
                 states.append([step[4]["state"] for step in steps])
@@ -216,6 +221,7 @@ def run_agent(
                 watch.surprised += list(np.array(surprised).T)
                 watch.planned_at += [np.array(planned_at)] * len(batch)
                 watch.expected += list(np.stack(expected, 1)) if expected else []
+                watch.imagined += list(np.stack(imagined, 1)) if imagined else []
     return paths
 
 
@@ -465,7 +471,18 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             paths += run_agent(agent, envs, some, config.budget_steps, seed, variation, watch)
         ours = judge(envs[0], paths, tasks)
         if config.failures is not None:
-            save_failures(config.failures, envs[0], paths, tasks, ours, variation)
+            decoder = load_decoder(checkpoint, model)
+
+            def imagined(number: int) -> list[Imagination]:
+                if decoder is None:
+                    return []
+                made = zip(watch.planned_at[number], watch.imagined[number], strict=True)
+                return [
+                    Imagination(int(step), decoder.paint(torch.from_numpy(z)), agent.frameskip)
+                    for step, z in made
+                ]
+
+            save_failures(config.failures, envs[0], paths, tasks, ours, variation, imagined)
         result: dict[str, Any] = {
             "env": config.env,
             "checkpoint": checkpoint,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from worldmodel.cli import atomic_write_bytes, atomic_write_text, writable_folder
 from worldmodel.judge import Outcomes, errors, judged_distance
-from worldmodel.plan import animate, judge
+from worldmodel.pictures import Film, Imagination, animate, as_gif, as_mp4
+from worldmodel.plan import judge
 from worldmodel.tasks import Task, begin, render
 
 Array = NDArray[Any]
@@ -42,9 +43,11 @@ def save_failures(
     tasks: Sequence[Task],
     outcomes: Outcomes,
     variation: Sequence[str] = (),
+    imagined: Callable[[int], Sequence[Imagination]] = lambda number: (),
 ) -> None:
-    """Write the worst episodes to `folder`: ``01.gif`` and so on, the worst first, and
+    """Write the worst episodes to `folder`: ``01.gif``, ``01.mp4`` and so on, the worst first, and
     ``README.md``, which shows them in a table with how far from the goal they began and ended.
+    `imagined` gives what the plans of an episode imagined.
 
     Raises:
         UserError: nothing can be written to the folder.
@@ -68,14 +71,16 @@ def save_failures(
             said += ", to the end"
         before, after = (errors(env, path[at], task.goal_state) for at in (0, -1))
         cells = [f"{before[name]:.1f} > {after[name]:.1f}" for name in names]
-        image = f"{place:02d}.gif"
-        animation = animate(
+        film = Film(
             frames,
             render(env, task.goal_state),
-            first,
             label="; ".join(f"{name} {after[name]:.1f}" for name in names),
+            first_success=first,
+            imagined=imagined(number),
         )
-        atomic_write_bytes(folder / image, animation)
+        pictures, image = animate(film), f"{place:02d}.gif"
+        atomic_write_bytes(folder / image, as_gif(pictures))
+        atomic_write_bytes((folder / image).with_suffix(".mp4"), as_mp4(pictures))
         rows.append(
             f"| ![episode {number}]({image}) | {number} | {task.env_seed} | {said} "
             f"| {' | '.join(cells)} |"

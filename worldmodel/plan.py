@@ -3,9 +3,11 @@
     plan --env worldmodel/PushT-v0 --goal goal.png
     plan --image now.png --goal goal.png --checkpoint pusht
 
-The first runs an environment in closed loop and writes ``plan.gif``, ``report.json`` and
-``cost.png``. The second makes one plan from one image and prints its actions as JSON. Goal images
-come from ``python -m worldmodel.tasks`` or from any camera image of the right size.
+The first runs an environment in closed loop and writes ``plan.gif`` and ``plan.mp4`` (reality, the
+goal, what the plans imagine, how far it is), ``report.json`` and ``cost.png``; with ``--explain
+true`` also ``explain.gif``: what was tried for every plan. The second makes one plan from one image
+and prints its actions as JSON. Goal images come from ``python -m worldmodel.tasks`` or from any
+camera image of the right size.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import io
 import json
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,23 +23,22 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
+from torch import Tensor
 
 from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.checkpoint import bundled_for, load_checkpoint
 from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config, writable_folder
 from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
+from worldmodel.decoder import Decoder, load_decoder
 from worldmodel.errors import UserError
+from worldmodel.explain import ExplainingAgent, Tried, converging
 from worldmodel.guardrails import parse_rules
+from worldmodel.pictures import Film, Imagination, animate, as_gif, as_mp4
 from worldmodel.tasks import Sidecar, check_fits, load_goal, load_image, make_env, same_env
 
 Array = NDArray[Any]
-SIDE = 256  # pixels of each half of the animation
-MOST_FRAMES = 300  # of the animation
-BAR = 24  # pixels of the line below
-WARNING = (213, 94, 0)  # vermilion, which colour-blind people tell from the rest
-ALARM = (0, 114, 178)  # blue, likewise
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,10 @@ class PlanConfig:
     """Environment steps."""
     seed: int = 0
     """Of the planner, and of the start where the goal does not come with one."""
+    explain: bool = False
+    """Write explain.gif, too: what the planner tried for each plan, and how that converged."""
     out: Path = Path("out/plan")
-    """Folder for plan.gif, report.json and cost.png."""
+    """Folder for plan.gif, plan.mp4, report.json and cost.png."""
 
     def __post_init__(self) -> None:
         if (self.env is None) == (self.image is None):
@@ -117,6 +119,10 @@ class Log:
     costs: list[float] = field(default_factory=list)  # one per plan, as are the next two
     plan_ms: list[float] = field(default_factory=list)
     plan_steps: list[int] = field(default_factory=list)
+    imagined: list[Tensor] = field(default_factory=list)  # latents [T, P, D] of each, on the CPU
+    feasible: list[bool] = field(default_factory=list)
+    clearances: list[float] = field(default_factory=list)  # with guardrails only
+    tried: list[list[Tried]] = field(default_factory=list)  # with --explain only
     encode_ms: list[float] = field(default_factory=list)  # one per encoded frame, as the next two
     distances: list[float] = field(default_factory=list)
     distance_steps: list[int] = field(default_factory=list)
@@ -191,6 +197,12 @@ def act_out(
             log.costs.append(float(plan.cost[0]))
             log.plan_ms.append(agent.last_timings["plan_ms"])
             log.plan_steps.append(step)
+            log.imagined.append(plan.trajectory.z[0].float().cpu())
+            log.feasible.append(bool(plan.feasible[0]))
+            if plan.violations.shape[-1]:
+                log.clearances.append(-float(plan.violations[0].max()))
+            if isinstance(agent, ExplainingAgent):
+                log.tried.append(agent.tried)
         log.stop_reason = agent.stop_reason or log.stop_reason
         if agent.intervened.any():
             log.interventions.append(step)
@@ -247,69 +259,65 @@ def _number(value: Any) -> float | None:
 
 
 # ------------------------------------------------------------------------------------- pictures
-def animate(
-    frames: list[Array],
+def drawn_regions(agent: Agent, env: gym.Env[Any, Any]) -> list[tuple[Array, bool]]:
+    """The regions of guardrails and their margins, as polygons in shares of the image, and whether
+    to shade them."""
+    world: Any = env.unwrapped
+    return [
+        (world.in_image(outline), shaded)
+        for rule in agent.rules
+        for outline, shaded in (
+            (rule.outline(), rule.kind == "no_go"),
+            (rule.margin_outline(), False),
+        )
+        if outline is not None
+    ]
+
+
+def film(
+    agent: Agent,
+    decoder: Decoder | None,
+    log: Log,
     goal: Array,
     first_success: int | None,
-    fps: int = 10,
-    label: str = "goal",
-    regions: Sequence[tuple[Array, bool]] = (),
-    interventions: Sequence[int] = (),
-    surprises: Sequence[int] = (),
-) -> bytes:
-    """A GIF of reality beside the goal, each SIDE pixels wide, over a line of progress; `label`
-    is written below the goal.
-
-    Of a long run, evenly spaced frames. `regions` of guardrails are drawn over reality: polygons
-    ``[n, 2]`` in shares of the image, and whether to shade them. Steps in `interventions` and
-    `surprises` are marked on the line, and frames of the latter framed.
-    """
-    beside = Image.fromarray(goal).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    pictures = []
-    shown = np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).round().astype(int)
-    for step in shown.tolist():
-        frame = frames[step]
-        picture = Image.new("RGB", (2 * SIDE, SIDE + BAR), "white")
-        picture.paste(Image.fromarray(frame).resize((SIDE, SIDE), Image.Resampling.LANCZOS), (0, 0))
-        picture.paste(beside, (SIDE, 0))
-        for region, shaded in regions:
-            _draw_region(picture, region, shaded)
-        draw = ImageDraw.Draw(picture)
-        draw.line((SIDE, 0, SIDE, SIDE), fill="white", width=3)
-        reached = first_success is not None and step >= first_success
-        colour = (90, 170, 100) if reached else (120, 140, 180)
-        width = round(2 * SIDE * step / max(1, len(frames) - 1))
-        draw.rectangle((0, SIDE, width, SIDE + 3), fill=colour)
-        for marked, mark in ((interventions, WARNING), (surprises, ALARM)):
-            for at in marked:
-                if at < step:
-                    x = round(2 * SIDE * (at + 0.5) / max(1, len(frames) - 1))
-                    draw.rectangle((x - 1, SIDE, x + 1, SIDE + 6), fill=mark)
-        if step in surprises:
-            draw.rectangle((0, 0, SIDE - 1, SIDE - 1), outline=ALARM, width=4)
-        text = f"step {step} of {len(frames) - 1}"
-        if reached:
-            text += f"; goal reached at step {first_success}"
-        draw.text((6, SIDE + 8), text, fill=(40, 40, 40))
-        draw.text((SIDE + 6, SIDE + 8), label, fill=(40, 40, 40))
-        pictures.append(picture)
-    buffer = io.BytesIO()
-    durations = [1000 // fps] * len(pictures)
-    durations[-1] = 1500  # look at the end before it starts again
-    pictures[0].save(
-        buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
+    regions: list[tuple[Array, bool]],
+) -> Film:
+    """What the log shows; what was imagined only where there is a decoder."""
+    made = list(zip(log.plan_steps, log.imagined, log.feasible, strict=False))
+    units = {guardrail.unit for guardrail in agent.problem().guardrails}
+    return Film(
+        frames=log.frames,
+        goal=goal,
+        first_success=first_success,
+        regions=regions,
+        interventions=log.interventions,
+        surprises=log.surprises,
+        imagined=[
+            Imagination(step, decoder.paint(z), agent.frameskip, feasible)
+            for step, z, feasible in made
+        ]
+        if decoder
+        else (),
+        distances=list(zip(log.distance_steps, log.distances, strict=False)),
+        clearances=list(zip(log.plan_steps, log.clearances, strict=False)),
+        unit=units.pop() if len(units) == 1 else "",
     )
-    return buffer.getvalue()
 
 
-def _draw_region(picture: Image.Image, region: Array, shaded: bool) -> None:
-    """Draw a polygon ``[n, 2]``, in shares of the image of reality, over that image."""
-    half = picture.crop((0, 0, SIDE, SIDE))
-    over = Image.new("RGBA", half.size, (0, 0, 0, 0))
-    corners = [(float(x), float(y)) for x, y in SIDE * np.clip(region, -1, 2)]
-    fill = (*WARNING, 70) if shaded else None
-    ImageDraw.Draw(over).polygon(corners, fill=fill, outline=(*WARNING, 255), width=2)
-    picture.paste(Image.alpha_composite(half.convert("RGBA"), over).convert("RGB"), (0, 0))
+def explained(
+    decoder: Decoder | None,
+    log: Log,
+    env: gym.Env[Any, Any],
+    regions: list[tuple[Array, bool]],
+) -> list[Image.Image]:
+    """How the candidates of each plan converge."""
+    world: Any = env.unwrapped
+    pictures = []
+    for step, batches in zip(log.plan_steps, log.tried, strict=False):
+        plan = [(tried, decoder.paint(tried.best) if decoder else None) for tried in batches]
+        title = f"the plan of step {step}"
+        pictures += converging(log.frames[step], plan, world.in_image, title, regions)
+    return pictures
 
 
 def draw_costs(log: Log) -> bytes:
@@ -364,7 +372,9 @@ def closed_loop(config: PlanConfig) -> int:
     theirs = sidecar.env_kwargs if sidecar else info.env_kwargs
     env = make_env(config.env, config.env_kwargs or theirs, info.image_size)
     check_fits(env, info)
-    agent = Agent(model, encoder, info, planner, settings)
+    kind = ExplainingAgent if config.explain else Agent
+    agent = kind(model, encoder, info, planner, settings)
+    decoder = load_decoder(name, model)
     start, goal_state = _start(config, env, sidecar)
     writable_folder(config.out)
 
@@ -380,26 +390,14 @@ def closed_loop(config: PlanConfig) -> int:
     outcome = None if goal_state is None else judge(env, log.states, goal_state)
     first = outcome["first_success_step"] if outcome else None
     atomic_write_json(config.out / "report.json", report(config, log, outcome))
-    world: Any = env.unwrapped
-    regions = [
-        (world.in_image(outline), shaded)
-        for rule in agent.rules
-        for outline, shaded in (
-            (rule.outline(), rule.kind == "no_go"),
-            (rule.margin_outline(), False),
-        )
-        if outline is not None
-    ]
-    animation = animate(
-        log.frames,
-        goal,
-        first,
-        regions=regions,
-        interventions=log.interventions,
-        surprises=log.surprises,
-    )
-    atomic_write_bytes(config.out / "plan.gif", animation)
+    regions = drawn_regions(agent, env)
+    pictures = animate(film(agent, decoder, log, goal, first, regions))
+    atomic_write_bytes(config.out / "plan.gif", as_gif(pictures))
+    atomic_write_bytes(config.out / "plan.mp4", as_mp4(pictures))
     atomic_write_bytes(config.out / "cost.png", draw_costs(log))
+    if config.explain:
+        pictures = explained(decoder, log, env, regions)
+        atomic_write_bytes(config.out / "explain.gif", as_gif(pictures, fps=4))
     env.close()
     print(summary(config, log, outcome))
     if interrupted:

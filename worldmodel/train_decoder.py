@@ -13,6 +13,7 @@ imagination one above the other.
 from __future__ import annotations
 
 import io
+import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from worldmodel.cli import (
     progress,
     run,
 )
-from worldmodel.data import Dataset, open_dataset, split
+from worldmodel.data import open_dataset, split
 from worldmodel.decoder import Decoder, Scene, latents_hash, save_decoder
 from worldmodel.errors import UserError
 from worldmodel.probe import encode_frames, imagined
@@ -48,7 +49,8 @@ class TrainDecoderConfig:
     """What to learn from, and for how long.
 
     Attributes:
-        data: folder of the data that the checkpoint learnt from, or of more like it.
+        data: folders of the data that the checkpoint learnt from, or of more like it, separated by
+            commas.
         checkpoint: bundled name or folder; it gets the decoder.
         frames: frames to learn from.
         steps: optimiser steps.
@@ -162,48 +164,49 @@ def train_decoder(config: TrainDecoderConfig) -> dict[str, Any]:
         UserError: an unusable checkpoint or dataset, or images that are no squares.
     """
     model, encoder, info = load_checkpoint(config.checkpoint)
-    dataset = open_dataset(config.data)
-    if dataset.env_id != info.env_id:
-        raise UserError(f"{config.data} is of {dataset.env_id}, the checkpoint of {info.env_id}")
+    datasets = [open_dataset(path) for path in config.data.split(",") if path]
+    horizon = config.horizon or info.horizon
     rng = np.random.default_rng(config.seed)
-    train, held_out = split(dataset, config.held_out)
-    frames = np.concatenate([_range(dataset, int(episode)) for episode in train])
-    frames = np.sort(rng.permutation(frames)[: config.frames])
-    pixels = dataset.pixels(frames)
-    side = pixels.shape[1]
-    if pixels.shape[2] != side:
-        raise UserError(f"{config.data} has images of {pixels.shape[1:3]}: squares are needed")
-    tokens = encode_frames(encoder, dataset, frames)
-    with torch.no_grad():
-        z = torch.cat([model.project(part.float()) for part in tokens.split(512)])
+    pixels, z, truth, found = [], [], [], []
+    for data in datasets:
+        if data.env_id != info.env_id:
+            raise UserError(f"{data.path} is of {data.env_id}, the checkpoint of {info.env_id}")
+        train, held_out = split(data, config.held_out)
+        spans = [data.frames(int(episode)) for episode in train]
+        frames = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+        frames = np.sort(rng.permutation(frames)[: config.frames // len(datasets)])
+        pixels.append(data.pixels(frames))
+        tokens = encode_frames(encoder, data, frames)
+        with torch.no_grad():
+            z += [model.project(part.float()) for part in tokens.split(512)]
+        clips = math.ceil(config.clips / len(datasets))
+        imagination, at = imagined(model, encoder, data, held_out, clips, horizon, rng)
+        found.append(imagination)
+        truth.append(np.stack([data.pixels(moments) for moments in at.T], 1))
+
+    shown, true = np.concatenate(pixels), np.concatenate(truth)
+    side = shown.shape[1]
+    if shown.shape[2] != side:
+        raise UserError(f"{config.data} has images of {shown.shape[1:3]}: squares are needed")
     torch.manual_seed(config.seed)
     decoder = Decoder(model, side)
-    fit(decoder, z, pixels, config)
+    fit(decoder, torch.cat(z), shown, config)
     decoder.eval()
-
-    horizon = config.horizon or info.horizon
-    found, at = imagined(model, encoder, dataset, held_out, config.clips, horizon, rng)
-    found = found.unflatten(-1, z.shape[1:])
-    truth = np.stack([dataset.pixels(moments) for moments in at.T], 1)
-    average = images(pixels[:: max(1, len(pixels) // 1000)]).mean(0)
+    imagination = torch.cat(found).unflatten(-1, z[0].shape[1:])
+    average = images(shown[:: max(1, len(shown) // 1000)]).mean(0)
     result = {
         "checkpoint": config.checkpoint,
         "data": config.data,
-        "data_hash": dataset.hash,
-        "clips": len(found),
-        "by_depth": judge(decoder, found, truth, average),
-        "settings": {name: value for name, value in asdict(config).items() if name != "out"},
+        "data_hash": [data.hash for data in datasets],
+        "clips": len(true),
+        "by_depth": judge(decoder, imagination, true, average),
+        "settings": asdict(config),
     }
     save_decoder(config.checkpoint, decoder, latents_hash(model, info.encoder_hash), result)
     if config.picture:
-        some = np.linspace(0, len(found) - 1, 4).astype(int)
-        atomic_write_bytes(config.picture, draw(truth[some], decoder.paint(found[some])))
+        some = np.linspace(0, len(true) - 1, 4).astype(int)
+        atomic_write_bytes(config.picture, draw(true[some], decoder.paint(imagination[some])))
     return result
-
-
-def _range(dataset: Dataset, episode: int) -> Array:
-    frames = dataset.frames(episode)
-    return np.arange(frames.start, frames.stop)
 
 
 def draw(truth: Array, seen: Array) -> bytes:

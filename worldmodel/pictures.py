@@ -1,0 +1,202 @@
+"""Pictures of episodes: reality beside the goal, what the plan imagines below them, and how far it
+is from the goal all along. As a GIF and as an MP4."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Array = NDArray[Any]
+SIDE = 256  # pixels of reality and of the goal
+MOST_FRAMES = 300  # of an animation
+BAR = 26  # pixels of the line below reality
+TILE = 112  # at most, of an imagined frame
+CHART = 150  # of the chart
+TEXT = (40, 40, 40)
+WARNING = (213, 94, 0)  # vermilion, which colour-blind people tell from the rest
+ALARM = (0, 114, 178)  # blue, likewise
+FONT = ImageFont.load_default(size=12)
+
+
+class Imagination(NamedTuple):
+    """What a plan expected when it was made: in environment step `step`, frames
+    ``[T, H, W, 3]``, `every` so many steps, and whether it kept the guardrails."""
+
+    step: int
+    frames: Array
+    every: int
+    feasible: bool = True
+
+
+@dataclass(frozen=True)
+class Film:
+    """An episode, for people to look at.
+
+    frames: what the camera saw, uint8 ``[H, W, 3]``, before the first step and after each.
+    goal: what it should look like.
+    label: written below the goal.
+    first_success: the step in which it was reached, as the judge says.
+    regions: of guardrails: polygons ``[n, 2]`` in shares of the image, and whether to shade them.
+    interventions, surprises: steps in which a guardrail stepped in, or something was unexpected.
+    imagined: what each plan expected.
+    distances: latent distance to the goal, at steps ``[n, 2]``: step, distance.
+    clearances: how far the plan made at a step stays from breaking a guardrail, ``[n, 2]``; below
+        0 it would break one.
+    unit: of clearances.
+    """
+
+    frames: Sequence[Array]
+    goal: Array
+    label: str = "goal"
+    first_success: int | None = None
+    regions: Sequence[tuple[Array, bool]] = ()
+    interventions: Sequence[int] = ()
+    surprises: Sequence[int] = ()
+    imagined: Sequence[Imagination] = ()
+    distances: Sequence[tuple[int, float]] = ()
+    clearances: Sequence[tuple[int, float]] = ()
+    unit: str = ""
+
+    @property
+    def steps(self) -> int:
+        """Environment steps."""
+        return len(self.frames) - 1
+
+
+def animate(film: Film) -> list[Image.Image]:
+    """The pictures of an animation, 2 * SIDE pixels wide: one for each step, of a long episode
+    evenly spaced ones."""
+    tile = min(TILE, (2 * SIDE) // max(1, max((len(i.frames) for i in film.imagined), default=1)))
+    strip = tile + 20 if film.imagined else 0
+    chart, place = _chart(film) if len(film.distances) > 1 else (None, lambda step: 0)
+    height = SIDE + BAR + strip + (CHART if chart else 0)
+    goal = scaled(film.goal, SIDE)
+    count = min(len(film.frames), MOST_FRAMES)
+    shown = np.linspace(0, film.steps, count).round().astype(int).tolist()
+    pictures = []
+    for step in shown:
+        picture = Image.new("RGB", (2 * SIDE, height), "white")
+        picture.paste(scaled(film.frames[step], SIDE), (0, 0))
+        picture.paste(goal, (SIDE, 0))
+        for region, shaded in film.regions:
+            draw_region(picture, region, shaded)
+        draw = ImageDraw.Draw(picture)
+        draw.line((SIDE, 0, SIDE, SIDE), fill="white", width=3)
+        if step in film.surprises:
+            draw.rectangle((0, 0, SIDE - 1, SIDE - 1), outline=ALARM, width=4)
+        _progress(draw, film, step)
+        if plans := [each for each in film.imagined if each.step <= step]:
+            _strip(picture, plans[-1], step, tile, SIDE + BAR)
+        if chart:
+            picture.paste(chart, (0, height - CHART))
+            x = place(step)
+            draw.line((x, height - CHART + 8, x, height - 34), fill=TEXT, width=1)
+        pictures.append(picture)
+    return pictures
+
+
+def scaled(frame: Array, side: int) -> Image.Image:
+    return Image.fromarray(frame).resize((side, side), Image.Resampling.LANCZOS)
+
+
+def _progress(draw: ImageDraw.ImageDraw, film: Film, step: int) -> None:
+    """The line below reality, with what happened until `step`, and the words below it."""
+    reached = film.first_success is not None and step >= film.first_success
+    colour = (0, 158, 115) if reached else (120, 140, 180)
+    draw.rectangle((0, SIDE, round(2 * SIDE * step / max(1, film.steps)), SIDE + 3), fill=colour)
+    for marked, mark in ((film.interventions, WARNING), (film.surprises, ALARM)):
+        for at in marked:
+            if at < step:
+                x = round(2 * SIDE * (at + 0.5) / max(1, film.steps))
+                draw.rectangle((x - 1, SIDE, x + 1, SIDE + 6), fill=mark)
+    text = f"step {step} of {film.steps}"
+    if reached:
+        text += f"; goal reached at step {film.first_success}"
+    draw.text((6, SIDE + 8), text, fill=TEXT, font=FONT)
+    draw.text((SIDE + 6, SIDE + 8), film.label, fill=TEXT, font=FONT)
+
+
+def _strip(picture: Image.Image, plan: Imagination, step: int, tile: int, top: int) -> None:
+    """Draw side by side what a plan imagines; in the step in which it was made, with a frame."""
+    draw = ImageDraw.Draw(picture)
+    if plan.feasible:
+        draw.text((6, top), f"what the plan of step {plan.step} imagines", fill=TEXT, font=FONT)
+    else:
+        draw.text((6, top), "no plan keeps the guardrails: it brakes", fill=WARNING, font=FONT)
+    for k, frame in enumerate(plan.frames):
+        x = k * tile
+        picture.paste(scaled(frame, tile - 2), (x + 1, top + 19))
+        when = f"+{plan.every * (k + 1)}"
+        draw.text((x + tile - 5, top + 20), when, fill=TEXT, font=FONT, anchor="ra")
+    if step == plan.step:
+        draw.rectangle((0, top + 18, len(plan.frames) * tile - 1, top + 16 + tile), outline=ALARM)
+
+
+def draw_region(picture: Image.Image, region: Array, shaded: bool) -> None:
+    """Draw a polygon ``[n, 2]``, in shares of the image of reality, over that image."""
+    half = picture.crop((0, 0, SIDE, SIDE))
+    over = Image.new("RGBA", half.size, (0, 0, 0, 0))
+    corners = [(float(x), float(y)) for x, y in SIDE * np.clip(region, -1, 2)]
+    fill = (*WARNING, 70) if shaded else None
+    ImageDraw.Draw(over).polygon(corners, fill=fill, outline=(*WARNING, 255), width=2)
+    picture.paste(Image.alpha_composite(half.convert("RGBA"), over).convert("RGB"), (0, 0))
+
+
+def _chart(film: Film) -> tuple[Image.Image, Any]:
+    """The distance to the goal over all steps, and how far plans stay from guardrails; and a
+    function that says how far to the right a step is in it, in pixels."""
+    figure = Figure(figsize=(2 * SIDE / 100, CHART / 100), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.tick_params(labelsize=8)
+    axes.plot(*np.transpose(film.distances), "o-", ms=2.5, lw=1, color="#0072B2")
+    axes.set_ylabel("latent distance", fontsize=8, color="#0072B2")
+    axes.set_xlabel("step; grey: a new plan", fontsize=8)
+    axes.set(xlim=(0, max(1, film.steps)), ylim=(0, None))
+    for plan in film.imagined:
+        axes.axvline(plan.step, color="#cccccc", lw=0.8, zorder=0)
+    if film.clearances:
+        right = axes.twinx()
+        right.tick_params(labelsize=8)
+        steps, clear = np.transpose(film.clearances)
+        right.plot(steps, clear, "s--", ms=2.5, lw=1, color="#D55E00")
+        label = f"clearance, {film.unit}" if film.unit else "clearance"
+        right.set_ylabel(label, fontsize=8, color="#D55E00")
+        right.axhline(0, color="#D55E00", lw=0.6)
+        right.set_ylim(min(0.0, float(clear.min())) - 0.002, None)
+    canvas.draw()
+    chart = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return chart, lambda step: float(axes.transData.transform((step, 0))[0])
+
+
+def as_gif(pictures: Sequence[Image.Image], fps: int = 10) -> bytes:
+    """An animation that stays at its end for a moment before it starts again."""
+    buffer = io.BytesIO()
+    durations = [1000 // fps] * len(pictures)
+    durations[-1] = 1500
+    pictures[0].save(
+        buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
+    )
+    return buffer.getvalue()
+
+
+def as_mp4(pictures: Sequence[Image.Image], fps: int = 10) -> bytes:
+    """The same as a film."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as file:
+        stream = file.add_stream("libx264", rate=fps, options={"crf": "18"})
+        stream.width, stream.height = (size - size % 2 for size in pictures[0].size)
+        stream.pix_fmt = "yuv420p"  # what browsers play
+        for picture in [*pictures, *[pictures[-1]] * fps]:
+            file.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        file.mux(stream.encode())
+    return buffer.getvalue()
