@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -89,7 +89,7 @@ class ExplainingAgent(Agent):
 def converging(
     frame: Array,
     plan: Sequence[tuple[Tried, Array | None]],
-    in_image: Any,
+    in_image: Callable[[Array], Array],
     title: str,
     regions: Sequence[tuple[Array, bool]] = (),
 ) -> list[Image.Image]:

@@ -29,12 +29,14 @@ FONT = ImageFont.load_default(size=12)
 
 class Imagination(NamedTuple):
     """What a plan expected when it was made: in environment step `step`, frames
-    ``[T, H, W, 3]``, `every` so many steps, and whether it kept the guardrails."""
+    ``[T, H, W, 3]``, `every` so many steps, whether it kept the guardrails, and where it expected
+    the robot to be, in shares of the image ``[T, 2]``, where that is known."""
 
     step: int
     frames: Array
     every: int
     feasible: bool = True
+    robot: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,10 @@ def _strip(picture: Image.Image, plan: Imagination, step: int, tile: int, top: i
         picture.paste(scaled(frame, tile - 2), (x + 1, top + 19))
         when = f"+{plan.every * (k + 1)}"
         draw.text((x + tile - 5, top + 20), when, fill=TEXT, font=FONT, anchor="ra")
+        if plan.robot is not None:
+            right, down = (np.clip(plan.robot[k], 0, 1) * (tile - 2)).tolist()
+            right, down = x + 1 + right, top + 19 + down
+            draw.ellipse((right - 4, down - 4, right + 4, down + 4), outline=WARNING)
     if step == plan.step:
         draw.rectangle((0, top + 18, len(plan.frames) * tile - 1, top + 16 + tile), outline=ALARM)
 

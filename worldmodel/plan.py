@@ -16,6 +16,7 @@ import io
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
+from planners import Trajectory
 from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.checkpoint import bundled_for, load_checkpoint
 from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config, writable_folder
@@ -119,7 +120,7 @@ class Log:
     costs: list[float] = field(default_factory=list)  # one per plan, as are the next two
     plan_ms: list[float] = field(default_factory=list)
     plan_steps: list[int] = field(default_factory=list)
-    imagined: list[Tensor] = field(default_factory=list)  # latents [T, P, D] of each, on the CPU
+    imagined: list[Trajectory] = field(default_factory=list)  # z [T, P, D], proprio [T, Dp]
     feasible: list[bool] = field(default_factory=list)
     clearances: list[float] = field(default_factory=list)  # with guardrails only
     tried: list[list[Tried]] = field(default_factory=list)  # with --explain only
@@ -197,7 +198,9 @@ def act_out(
             log.costs.append(float(plan.cost[0]))
             log.plan_ms.append(agent.last_timings["plan_ms"])
             log.plan_steps.append(step)
-            log.imagined.append(plan.trajectory.z[0].float().cpu())
+            z, proprio = plan.trajectory
+            assert proprio is not None
+            log.imagined.append(Trajectory(z[0].float().cpu(), proprio[0].float().cpu()))
             log.feasible.append(bool(plan.feasible[0]))
             if plan.violations.shape[-1]:
                 log.clearances.append(-float(plan.violations[0].max()))
@@ -281,9 +284,12 @@ def film(
     goal: Array,
     first_success: int | None,
     regions: list[tuple[Array, bool]],
+    in_image: Callable[[Array], Array],
 ) -> Film:
-    """What the log shows; what was imagined only where there is a decoder."""
+    """What the log shows; what was imagined only where there is a decoder. `in_image` says where in
+    the image points of the table are."""
     made = list(zip(log.plan_steps, log.imagined, log.feasible, strict=False))
+    where = agent.senses.find(("x", "y"), whole=False)
     units = {guardrail.unit for guardrail in agent.problem().guardrails}
     return Film(
         frames=log.frames,
@@ -293,8 +299,14 @@ def film(
         interventions=log.interventions,
         surprises=log.surprises,
         imagined=[
-            Imagination(step, decoder.paint(z), agent.frameskip, feasible)
-            for step, z, feasible in made
+            Imagination(
+                step,
+                decoder.paint(expected.z),
+                agent.frameskip,
+                feasible,
+                None if where is None else in_image(where(expected).numpy()),
+            )
+            for step, expected, feasible in made
         ]
         if decoder
         else (),
@@ -307,16 +319,15 @@ def film(
 def explained(
     decoder: Decoder | None,
     log: Log,
-    env: gym.Env[Any, Any],
     regions: list[tuple[Array, bool]],
+    in_image: Callable[[Array], Array],
 ) -> list[Image.Image]:
     """How the candidates of each plan converge."""
-    world: Any = env.unwrapped
     pictures = []
     for step, batches in zip(log.plan_steps, log.tried, strict=False):
         plan = [(tried, decoder.paint(tried.best) if decoder else None) for tried in batches]
         title = f"the plan of step {step}"
-        pictures += converging(log.frames[step], plan, world.in_image, title, regions)
+        pictures += converging(log.frames[step], plan, in_image, title, regions)
     return pictures
 
 
@@ -390,13 +401,14 @@ def closed_loop(config: PlanConfig) -> int:
     outcome = None if goal_state is None else judge(env, log.states, goal_state)
     first = outcome["first_success_step"] if outcome else None
     atomic_write_json(config.out / "report.json", report(config, log, outcome))
+    world: Any = env.unwrapped
     regions = drawn_regions(agent, env)
-    pictures = animate(film(agent, decoder, log, goal, first, regions))
+    pictures = animate(film(agent, decoder, log, goal, first, regions, world.in_image))
     atomic_write_bytes(config.out / "plan.gif", as_gif(pictures))
     atomic_write_bytes(config.out / "plan.mp4", as_mp4(pictures))
     atomic_write_bytes(config.out / "cost.png", draw_costs(log))
     if config.explain:
-        pictures = explained(decoder, log, env, regions)
+        pictures = explained(decoder, log, regions, world.in_image)
         atomic_write_bytes(config.out / "explain.gif", as_gif(pictures, fps=4))
     env.close()
     print(summary(config, log, outcome))
