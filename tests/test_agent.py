@@ -418,8 +418,8 @@ def test_surprised_it_plans_anew_and_then_stands_still(maze: Any) -> None:
     assert 9 <= first <= 12 and not any(reasons[:first])
     assert all(plan is plans[0] for plan in plans[:first]) and plans[first] is not plans[0]
     stopped = [step for step, reason in enumerate(reasons) if reason is Stop.SURPRISED]
-    assert all(alarmed[first : stopped[0] + 1]) and stopped[0] == first + 5  # a model step later
-    assert stopped == list(range(stopped[0], stopped[-1] + 1)) and stopped[-1] < 26
+    assert all(alarmed[first : stopped[0] + 1]) and stopped[0] == first + 10  # two model steps
+    assert stopped == list(range(stopped[0], stopped[-1] + 1)) and stopped[-1] < 30
     assert not any(alarmed[-5:])  # the wind is over, and what comes is as expected
 
 

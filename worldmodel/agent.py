@@ -57,7 +57,7 @@ class Stop(str, enum.Enum):
     NO_PLAN = "no plan: everything imagined was NaN or violated a guardrail"
     LATE = "no plan: it came after the deadline"
     STALE = "a stale frame: the camera shows the same image, but the robot has moved"
-    SURPRISED = "a surprise: for more than a model step, nothing has been as expected"
+    SURPRISED = "a surprise: for more than two model steps, nothing has been as expected"
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class AgentConfig:
             last check are always made.
         deadline_ms: milliseconds after which a plan is too late to be carried out, or None.
         alarm: p-value below which what is seen is a surprise: see `worldmodel.surprise`. Then the
-            agent plans anew at once, and stands still if the surprise lasts for longer than a
-            model step. 0 is never.
+            agent plans anew at once, and stands still if the surprise lasts for longer than two
+            model steps. 0 is never.
         guardrails: what no plan may break, as `worldmodel.guardrails` reads it.
         proprio_weight: of the squared distance in proprio (in standard deviations of the data, each
             number weighted by how well it can be read off the goal image) against the squared
@@ -294,6 +294,7 @@ class Agent:
         self.distance = torch.empty(0)
         self.p_value = torch.ones(len(pixels))
         self.errors = torch.zeros(len(pixels), 2)
+        self._unexpected: deque[Tensor] = deque(maxlen=self.frameskip)  # the latest errors
         self._surprised = torch.zeros(len(pixels), dtype=torch.int64)  # for how many steps
         self._shown: tuple[Array, Tensor] | None = None
         self._stale = torch.zeros(len(pixels), dtype=torch.bool)
@@ -313,7 +314,8 @@ class Agent:
             self._replan()
         plan = self.last_plan
         assert plan is not None
-        lasting = self._surprised > self.frameskip  # then it is not what was expected before
+        # A moment is seen for two model steps: what was expected before it, and the mean of that.
+        lasting = self._surprised > 2 * self.frameskip
         self.stop_reasons = tuple(map(self._reason, plan.feasible, self._stale, lasting))
         stopped = torch.tensor([reason is not None for reason in self.stop_reasons])
         planned = self.sequence(plan.actions)[:, self._age]
@@ -344,7 +346,9 @@ class Agent:
             self.distance = self.model.distance(z, self._goal.z).cpu()
             self.last_timings["encode_ms"] = _ms_since(begun)
             if self.expectation and self._steps:
-                self.errors = unexpected(self.model, self._expected(), Trajectory(z, proprio)).cpu()
+                seen = Trajectory(z, proprio)
+                self._unexpected.append(unexpected(self.model, self._expected(), seen).cpu())
+                self.errors = torch.stack(tuple(self._unexpected)).mean(0)
                 self.p_value = self.expectation.p_value(self.errors)
                 self._surprised = torch.where(self.alarmed, self._surprised + 1, 0)
         self._look_for_stale_frames(pixels, proprio)

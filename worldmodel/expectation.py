@@ -1,8 +1,10 @@
 """Whether what is seen is what was expected a model step ago.
 
 Two errors are watched: of the latents and of proprio, each between what the model expected and what
-came. How large they usually are was found on held-out episodes (`worldmodel.surprise`); a p-value
-is the share of usual steps that are as surprising (conformal prediction: Vovk et al. 2005).
+came, the mean over the environment steps of the latest model step: what is wrong for a while stands
+out sooner than what is wrong once. How large they usually are was found on held-out episodes
+(`worldmodel.surprise`); a p-value is the share of usual steps that are as surprising (conformal
+prediction: Vovk et al. 2005).
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from worldmodel.decoder import Decoder, load_decoder
 from worldmodel.errors import UserError
 from worldmodel.explain import ExplainingAgent, Tried, converging
 from worldmodel.guardrails import parse_rules
-from worldmodel.pictures import Film, Imagination, animate, as_gif, as_mp4
+from worldmodel.pictures import MOST_FRAMES, Film, Imagination, animate, as_gif, as_mp4
 from worldmodel.tasks import Sidecar, check_fits, load_goal, load_image, make_env, same_env
 
 Array = NDArray[Any]
@@ -322,9 +322,11 @@ def explained(
     regions: list[tuple[Array, bool]],
     in_image: Callable[[Array], Array],
 ) -> list[Image.Image]:
-    """How the candidates of each plan converge."""
-    pictures = []
+    """How the candidates of each plan converge, as far as an animation goes."""
+    pictures: list[Image.Image] = []
     for step, batches in zip(log.plan_steps, log.tried, strict=False):
+        if len(pictures) + len(batches) > MOST_FRAMES:
+            break
         plan = [(tried, decoder.paint(tried.best) if decoder else None) for tried in batches]
         title = f"the plan of step {step}"
         pictures += converging(log.frames[step], plan, in_image, title, regions)
