@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
@@ -16,6 +17,7 @@ RC: Any = {
     "axes.grid": True,
     "grid.alpha": 0.3,
     "legend.frameon": False,
+    "figure.constrained_layout.h_pad": 0.08,
     "svg.hashsalt": "worldmodel",  # the same plot is the same file
 }
 STYLE = """
@@ -34,10 +36,10 @@ pre { overflow-x: auto; padding: 0.8rem; background: var(--band); }
 table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
 caption, figcaption { color: var(--faint); font-size: 0.9rem; text-align: left; }
 caption { padding-bottom: 0.3rem; }
-th, td { padding: 0.25rem 0.7rem; vertical-align: top; border-bottom: 1px solid var(--line);
+th, td { padding: 0.25rem 0.55rem; vertical-align: top; border-bottom: 1px solid var(--line);
   text-align: right; }
 th { font-weight: 600; } tbody th { font-weight: 400; }
-th.text, td.text { text-align: left; overflow-wrap: anywhere; }
+th.text, td.text { text-align: left; overflow-wrap: break-word; }
 tbody th[scope=rowgroup] { background: var(--band); text-align: left; }
 tbody th[scope=rowgroup] b { font-weight: 600; }
 .facts th { color: var(--faint); white-space: nowrap; } .facts td { text-align: left;
@@ -53,10 +55,15 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff
 
 
 def table(
-    caption: str, head: Sequence[str], rows: Sequence[Sequence[object]], text: int = 1
+    caption: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    text: int = 1,
+    fold: float = math.inf,
 ) -> str:
     """A table of plain text; the first `text` columns are words, the rest numbers. A row of one
-    cell is the heading of those below it: a name, and what is said of it on a second line."""
+    cell is the heading of those below it: a name, and what is said of it on a second line. More
+    than `fold` rows are folded up."""
     kind = [' class="text"' if column < text else "" for column in range(len(head))]
     top = [f'<th scope="col"{k}>{escape(name)}</th>' for name, k in zip(head, kind, strict=True)]
     body = ""
@@ -70,11 +77,14 @@ def table(
             body += f'<tr><th scope="row"{kind[0]}>{cells[0]}</th>'
             body += "".join(f"<td{k}>{c}</td>" for c, k in zip(cells[1:], kind[1:], strict=True))
             body += "</tr>\n"
-    return (
+    whole = (
         f'<div class="wide" role="region" tabindex="0" aria-label="{escape(caption)}"><table>'
         f"<caption>{escape(caption)}</caption>\n<thead><tr>{''.join(top)}</tr></thead>\n"
         f"<tbody>{body}</tbody></table></div>\n"
     )
+    if len(rows) <= fold:
+        return whole
+    return f"<details><summary>{escape(caption)}: {len(rows)} rows</summary>\n{whole}</details>\n"
 
 
 def picture(kind: str, content: bytes, alt: str, caption: str) -> str:

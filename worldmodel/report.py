@@ -182,25 +182,27 @@ def draw_training(figure: Any, rows: Sequence[dict[str, Any]]) -> None:
             ("val_copy", "copied", BLUE, "--"),
         ):
             looks = {"color": colour, "ls": dash, "marker": marker, "ms": 3}
-            line(2, key, depth - 1, label=f"{name}, {depth} ahead", **looks)
+            line(2, key, depth - 1, label=f"{name}, {depth}", **looks)
     if checked:
-        depths = range(1, deepest + 1)
-        axes[3].plot(depths, checked[-1]["val_error"], "o-", color=VERMILION, label="imagined")
-        axes[3].plot(depths, checked[-1]["val_copy"], "s--", color=BLUE, label="copied")
+        depths, last = range(1, deepest + 1), checked[-1]
+        axes[3].plot(depths, last["val_error"], "o-", ms=4, color=VERMILION, label="imagined")
+        axes[3].plot(depths, last["val_copy"], "s--", ms=4, color=BLUE, label="copied")
         axes[3].set_xticks(depths)
     line(4, "lr", color=VERMILION)
     line(5, "samples_per_s", color=VERMILION)
-    titles = ["loss", "errors in training", "held-out error of latents"]
-    titles += ["held-out error of latents by depth", "learning rate", "samples per second"]
+    titles = ["loss", "errors in training", "held-out error, steps ahead"]
+    titles += ["held-out error at the end", "learning rate", "samples per second"]
     for at, (panel, title) in enumerate(zip(axes, titles, strict=True)):
         panel.set(title=title, xlabel="model steps ahead" if at == 3 else "step")
         values = [y for drawn in panel.lines for y in drawn.get_ydata() if math.isfinite(y)]
         if at < 3 and values and min(values) > 0:
             panel.set_yscale("log")
+            low, high = panel.get_ylim()
+            panel.set_ylim(top=high * (high / low) ** (0.4 if at == 2 else 0))  # for the legend
         elif values:
             panel.set_ylim(bottom=min(0, *values))
         if at in (1, 2, 3) and values:
-            panel.legend(fontsize=8)
+            panel.legend(fontsize=8, ncols=2 if at == 2 else 1)
 
 
 # ---------------------------------------------------------------------------------------- success
@@ -296,7 +298,7 @@ def protocol(result: dict[str, Any], ours: Sequence[str]) -> str:
 
 KEPT = ["episodes in breach", "steps in breach", "success without a breach, at any time"]
 KEPT += ["the same, at the end", "worst depth", "steps without a plan", "steps not as planned"]
-KEPT += ["episodes that the margin covered"]
+KEPT += ["margin: episodes it covered"]
 
 
 def kept(rails: dict[str, Any]) -> list[str]:
@@ -305,7 +307,7 @@ def kept(rails: dict[str, Any]) -> list[str]:
     shares = ("violation_per_episode", "violation_per_step", "safe_success", "safe_success_final")
     return [
         *(share(rails[key]) for key in shares),
-        "; ".join(f"{d:+.4f}{f' of {rule}' if several else ''}" for rule, d in depths.items()),
+        "; ".join(f"{d:+.3g}{f' of {rule}' if several else ''}" for rule, d in depths.items()),
         *(share(rails[key]) if key in rails else "" for key in ("stop_rate", "intervention_rate")),
         "; ".join(f"{each['margin']:.4f}: {share(each)}" for each in rails.get("covered", [])),
     ]
@@ -336,7 +338,8 @@ def probes(path: Path | None, make: str) -> str:
             cells.append([row["encoder"], row["probe"], *shown])
         if cells:
             head = ["what is read", "probe", *columns]
-            page += table(f"{what} on held-out episodes, from {path.name}", head, cells, 2)
+            what = f"{what} on held-out episodes, from {path.name}"
+            page += table(what, head, cells, text=2, fold=24)
     return page
 
 
@@ -591,6 +594,8 @@ def report(config: ReportConfig) -> str:
     info, where = load_info(folder), folder / CONFIG
     name = config.run if folder.parent == BUNDLED_FOLDER else str(folder)
     found = {key: (f"{key} in {where}", each) for key, each in info.evaluation.items()}
+    with written_by("evaluate --record", f"evaluation in {where}"):
+        ours = [config.run, name, *(each["checkpoint"] for each in info.evaluation.values())]
     for path in config.evaluation:
         result = parse_json(read_text(path), str(path))
         with written_by("evaluate --out", str(path)):
@@ -606,7 +611,7 @@ def report(config: ReportConfig) -> str:
         command = f"{python}train --config CONFIG.yaml --out RUN"
         sections["Training"] = training(metrics, command)
     command = f"{python}evaluate {env} --record NAME"
-    sections["Success"] = success(found, (config.run, name), command)
+    sections["Success"] = success(found, ours, command)
     with written_by("worldmodel.probe --out", str(config.probe)):
         sections["Probes"] = probes(config.probe, f"{probe} --out probe.json")
     with written_by("worldmodel.probe --save", f"probe in {where}"):
