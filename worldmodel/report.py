@@ -319,6 +319,8 @@ def probes(path: Path | None, make: str) -> str:
     if path is None:
         return missing("No result of probes was given (--probe probe.json).", make)
     rows = parse_json(read_text(path), str(path))["results"]
+    if not rows:
+        raise ValueError("its results are empty")
     lines = len({row["encoder"] for row in rows})
     page = picture(
         "image/svg+xml",
@@ -473,7 +475,8 @@ def animations(folders: Sequence[Path], *make: str) -> str:
             caption = f"{name}: {said}" if said else name
             shown[reached].append(picture("image/gif", read_gif(path), alt, caption))
     titles = {True: "Goal reached", False: "Goal not reached", None: "Not known whether reached"}
-    return "".join(
+    page = "<p>Two numbers are an error at the start &gt; at the end of the episode.</p>\n"
+    return page + "".join(
         f'<h3>{titles[reached]} ({len(some)})</h3>\n<div class="gifs">{"".join(some)}</div>\n'
         for reached, some in shown.items()
         if some
