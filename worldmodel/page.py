@@ -47,7 +47,8 @@ tbody th[scope=rowgroup] b { font-weight: 600; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff; }
 .gifs { display: grid; gap: 0 1.5rem;
   grid-template-columns: repeat(auto-fill, minmax(24rem, 1fr)); }
-.missing { border-left: 3px solid var(--line); padding-left: 0.8rem; color: var(--faint); }
+.missing { border-left: 3px solid var(--line); padding-left: 0.8rem; color: var(--faint);
+  max-width: none; } .missing code { display: block; }
 @media print { body { max-width: none; padding: 0; } tr, figure { break-inside: avoid; }
   .wide { overflow: visible; } table { font-size: 0.75rem; } }
 @media (max-width: 30rem) { .gifs { grid-template-columns: 1fr; } }

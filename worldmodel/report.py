@@ -62,13 +62,13 @@ class ReportConfig:
     """Folder that worldmodel.train wrote, or a checkpoint: bundled name or folder."""
     out: Path = Path("report.html")
     """HTML file to write."""
-    evaluation: list[Path] = field(default_factory=list)
-    """Further results, of `evaluate --out`; may be given again."""
+    evaluation: list[str] = field(default_factory=list)
+    """Further result of `evaluate --out`; may be given again."""
     probe: Path | None = None
     """Result of `worldmodel.probe --out`."""
     surprise: Path | None = None
     """Result of `worldmodel.surprise --out`."""
-    gifs: list[Path] = field(default_factory=list)
+    gifs: list[str] = field(default_factory=list)
     """Folder with animations, of `plan --out` or `evaluate --failures`; may be given again."""
 
 
@@ -599,7 +599,7 @@ def report(config: ReportConfig) -> str:
     found = {key: (f"{key} in {where}", each) for key, each in info.evaluation.items()}
     with written_by("evaluate --record", f"evaluation in {where}"):
         ours = [config.run, name, *(each["checkpoint"] for each in info.evaluation.values())]
-    for path in config.evaluation:
+    for path in map(Path, config.evaluation):
         result = parse_json(read_text(path), str(path))
         with written_by("evaluate --out", str(path)):
             check_env(info, result, path)
@@ -629,7 +629,7 @@ def report(config: ReportConfig) -> str:
         f"plan {env} --goal GOAL.png --out FOLDER",
         f"{python}evaluate {env} --failures FOLDER",
     )
-    sections["Animations"] = animations(config.gifs, *commands)
+    sections["Animations"] = animations([Path(folder) for folder in config.gifs], *commands)
     sections["Configuration"] = configuration(info)
 
     title = f"{config.run}: a world model of {info.env_id}"
