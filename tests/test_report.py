@@ -406,12 +406,12 @@ def test_a_run_that_diverged_is_shown(copy: Path, tmp_path: Path) -> None:
 
 
 def test_a_large_page_is_warned_about(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made(tmp_path, "--run", run)
+    made(tmp_path, "--run", "chips")
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(report, "LARGE", 10_000)
-    made(tmp_path, "--run", run)
+    made(tmp_path, "--run", "chips")
     said = capsys.readouterr()
     assert said.err.startswith("warning: ") and said.err.count("\n") == 1 and "wrote" in said.out
 

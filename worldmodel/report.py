@@ -326,8 +326,8 @@ def probes(path: Path | None, make: str) -> str:
         "image/svg+xml",
         plot(9, 1.1 + 0.24 * lines, lambda figure: draw_probes(figure, rows)),
         "R^2 of each probe of each thing that is read; the table has the numbers",
-        "R^2 on held-out episodes: the mean over targets, and a line from the worst of them to the "
-        "best. 1 is perfect, 0 no better than the mean.",
+        "R^2 on held-out episodes: the mean over targets, and a stroke for each of them. 1 is "
+        "perfect, 0 no better than the mean.",
     )
     for key, what, digits in (("r2", "R^2", 3), ("mean_error", "Mean absolute error", 4)):
         some = [row for row in rows if isinstance(row.get(key), dict)]
@@ -357,7 +357,7 @@ def draw_probes(figure: Any, rows: Sequence[dict[str, Any]]) -> None:
             if row["probe"] == kind:
                 r2 = [max(LOWEST, value) for value in row["r2"].values()]
                 height = names.index(row["encoder"]) + 0.5 * ((at + 0.5) / len(kinds) - 0.5)
-                axes.plot((min(r2), max(r2)), (height, height), color=colour, lw=1)
+                axes.plot(r2, [height] * len(r2), "|-", color=colour, lw=0.5, ms=5)
                 points.append((sum(r2) / len(r2), height))
         axes.plot(*zip(*points, strict=True), marker, color=colour, ms=4.5, label=plain(kind))
     axes.axvline(0, color="#666666", lw=0.8)
