@@ -86,6 +86,13 @@ class MazeEnv(TopDownEnv):
         position = cell + rng.uniform(-0.24, 0.24, 2) * CELL
         return np.array([*position, 0.0, 0.0, self._layout_seed])
 
+    def nearest_free(self, point: Array) -> Array:
+        """The place ``[2]`` nearest to a point where the ball lies within one free cell."""
+        room = CELL / 2 - RADIUS
+        places = np.clip(point, self._free - room, self._free + room)
+        nearest: Array = places[np.linalg.norm(places - point, axis=1).argmin()]
+        return nearest
+
     def success(self, state: Array, goal: Array) -> bool:
         return bool(np.linalg.norm(state[:2] - goal[:2]) < CELL / 2 and state[4] == goal[4])
 

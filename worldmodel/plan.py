@@ -30,7 +30,7 @@ from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config, 
 from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
-from worldmodel.guardrails import parse_rules
+from worldmodel.guardrails import Rule, parse_rules
 from worldmodel.tasks import Sidecar, check_fits, load_goal, load_image, make_env, same_env
 
 Array = NDArray[Any]
@@ -178,28 +178,33 @@ def act_out(
     obs, info = start
     log.frames.append(obs["pixels"])
     log.states.append(info["state"])
-    plan = None
-    for step in show_progress(range(steps), steps, "acting", "step"):
-        action = agent.act(obs)
-        if step % agent.look == 0:
-            log.encode_ms.append(agent.last_timings["encode_ms"])
-            log.distances.append(float(agent.distance[0]))
-            log.distance_steps.append(step)
-        if agent.last_plan is not plan:
-            plan = agent.last_plan
-            assert plan is not None
-            log.costs.append(float(plan.cost[0]))
-            log.plan_ms.append(agent.last_timings["plan_ms"])
-            log.plan_steps.append(step)
-        log.stop_reason = agent.stop_reason or log.stop_reason
-        if agent.intervened.any():
-            log.interventions.append(step)
-        if agent.alarmed.any():
-            log.surprises.append(step)
-        obs, _, _, _, info = env.step(action)
-        log.frames.append(obs["pixels"])
-        log.states.append(info["state"])
-        log.actions.append(action)
+    for _ in show_progress(range(steps), steps, "acting", "step"):
+        obs = act_once(agent, env, obs, log)
+
+
+def act_once(agent: Agent, env: gym.Env[Any, Any], obs: Any, log: Log) -> Any:
+    """One step from what is observed to what is then, entering it in `log`."""
+    step, before = len(log.actions), agent.last_plan
+    action = agent.act(obs)
+    if step % agent.look == 0:
+        log.encode_ms.append(agent.last_timings["encode_ms"])
+        log.distances.append(float(agent.distance[0]))
+        log.distance_steps.append(step)
+    plan = agent.last_plan
+    if plan is not None and plan is not before:
+        log.costs.append(float(plan.cost[0]))
+        log.plan_ms.append(agent.last_timings["plan_ms"])
+        log.plan_steps.append(step)
+    log.stop_reason = agent.stop_reason or log.stop_reason
+    if agent.intervened.any():
+        log.interventions.append(step)
+    if agent.alarmed.any():
+        log.surprises.append(step)
+    obs, _, _, _, info = env.step(action)
+    log.frames.append(obs["pixels"])
+    log.states.append(info["state"])
+    log.actions.append(action)
+    return obs
 
 
 def judge(env: gym.Env[Any, Any], states: list[Array], goal_state: Array) -> dict[str, Any]:
@@ -302,6 +307,20 @@ def animate(
     return buffer.getvalue()
 
 
+def drawn_regions(env: gym.Env[Any, Any], rules: Sequence[Rule]) -> list[tuple[Array, bool]]:
+    """The regions of guardrails and of their margins as `animate` draws them."""
+    world: Any = env.unwrapped
+    return [
+        (world.in_image(outline), shaded)
+        for rule in rules
+        for outline, shaded in (
+            (rule.outline(), rule.kind == "no_go"),
+            (rule.margin_outline(), False),
+        )
+        if outline is not None
+    ]
+
+
 def _draw_region(picture: Image.Image, region: Array, shaded: bool) -> None:
     """Draw a polygon ``[n, 2]``, in shares of the image of reality, over that image."""
     half = picture.crop((0, 0, SIDE, SIDE))
@@ -380,21 +399,11 @@ def closed_loop(config: PlanConfig) -> int:
     outcome = None if goal_state is None else judge(env, log.states, goal_state)
     first = outcome["first_success_step"] if outcome else None
     atomic_write_json(config.out / "report.json", report(config, log, outcome))
-    world: Any = env.unwrapped
-    regions = [
-        (world.in_image(outline), shaded)
-        for rule in agent.rules
-        for outline, shaded in (
-            (rule.outline(), rule.kind == "no_go"),
-            (rule.margin_outline(), False),
-        )
-        if outline is not None
-    ]
     animation = animate(
         log.frames,
         goal,
         first,
-        regions=regions,
+        regions=drawn_regions(env, agent.rules),
         interventions=log.interventions,
         surprises=log.surprises,
     )
