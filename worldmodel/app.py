@@ -78,21 +78,23 @@ class World:
 
     env_id: str
     hint: str  # how to set the goal
+    robot: str  # what regions are kept free of
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     steps: int = 50
     margin: float = 0.0  # metres around regions that the model needs
     checkpoint: str | None = None
 
 
-DRAG_BLOCK = "Drag the block or the pusher; turn the block with the wheel or the slider."
-DRAG_BALL = "Drag the ball."
 PUSHT, MAZE, CHIPS = (f"worldmodel/{name}-v0" for name in ("PushT", "Maze", "GranularChips"))
+BLOCK = ("Drag the block or the pusher; turn the block with the slider.", "the pusher's centre")
+BALL = ("Drag the ball.", "the ball's centre")
+STROKES = ("Upload an image, or take another seed.", "the ends of strokes")
 WORLDS = {
-    "Push-T": World(PUSHT, DRAG_BLOCK, margin=0.004),
-    "Maze, U": World(MAZE, DRAG_BALL, {"layout": "U"}, margin=0.08),
-    "Maze, medium": World(MAZE, DRAG_BALL, {"layout": "medium"}, margin=0.08),
-    "Maze, random": World(MAZE, DRAG_BALL, {"layout": "random"}, margin=0.08),
-    "Chips": World(CHIPS, "Upload an image, or take another seed.", steps=10),
+    "Push-T": World(PUSHT, *BLOCK, margin=0.004),
+    "Maze, U": World(MAZE, *BALL, {"layout": "U"}, margin=0.08),
+    "Maze, medium": World(MAZE, *BALL, {"layout": "medium"}, margin=0.08),
+    "Maze, random": World(MAZE, *BALL, {"layout": "random"}, margin=0.08),
+    "Chips": World(CHIPS, *STROKES, steps=10),
 }
 
 
@@ -309,12 +311,16 @@ class Session:
     def verdict(self) -> str:
         """What the judge says."""
         if self.goal_state is None:
-            return "The judge cannot tell: it does not know the state that an uploaded goal shows."
-        left = errors(self.env, self.log.states[-1], self.goal_state)
-        apart = ", ".join(f"{name.replace(',', '')} {value:.1f}" for name, value in left.items())
-        first = judge(self.env, self.log.states, self.goal_state)["first_success_step"]
-        said = "Goal not reached yet" if first is None else f"Goal reached at step {first}"
-        return f"{said}, as the judge says. Still off: {apart}."
+            return "cannot tell: the state that an uploaded image shows is not known"
+        found = judge(self.env, self.log.states, self.goal_state)
+        said = "goal not reached yet"
+        if found["success_any"]:
+            left = "" if found["success_final"] else ", and left again"
+            said = f"goal reached at step {found['first_success_step']}{left}"
+        off = errors(self.env, self.log.states[-1], self.goal_state)
+        parts = [name.partition(", ") for name in off]
+        apart = [f"{name} {off[name + c + u]:.1f} {u}" for name, c, u in parts]
+        return f"{said}; off by: {', '.join(apart)}"
 
     def close(self) -> None:
         self.env.close()
@@ -341,16 +347,18 @@ def hexadecimal(colour: tuple[int, int, int]) -> str:
 FORBIDDEN = f"stroke: {hexadecimal(WARNING)}; stroke-width: 2"
 SHADED = f"{FORBIDDEN}; fill: {hexadecimal(WARNING)}; fill-opacity: 0.28"
 MARGIN = f"{FORBIDDEN}; stroke-dasharray: 5 4; fill: none"
+HALO = "stroke: white; stroke-width: 6; fill: none"
 IMAGINED = f"stroke: {hexadecimal(ALARM)}; stroke-width: 3; fill: none"
 STYLE = f"""
     .panel {{ width: 340px; gap: 6px }}
     h2 {{ font-size: 15px; font-weight: 600; line-height: 1.3 }}
     .hint {{ font-size: 12.5px; line-height: 1.35; color: #555 }}
     .panel .hint {{ min-height: 34px }}
-    .picture {{ width: 340px; height: 340px; outline: 1px solid #999; cursor: crosshair }}
+    .picture {{ width: 340px; height: 340px; outline: 1px solid #999 }}
     .status table {{ font-size: 13.5px; line-height: 1.4 }}
-    .status th {{ text-align: left; vertical-align: top; font-weight: 600; padding-right: 12px }}
-    .status .warning {{ color: {hexadecimal(WARNING)}; font-weight: 600 }}
+    .status th {{ text-align: left; vertical-align: top; font-weight: 600; padding-right: 12px;
+        white-space: nowrap }}
+    .status b {{ color: {hexadecimal(WARNING)}; font-weight: 600 }}
     .frames {{ display: flex; gap: 10px }}
     .frames figure {{ margin: 0; font-size: 12px; text-align: center; color: #555 }}
     .frames img {{ width: 112px; height: 112px; box-sizing: content-box; border: 3px solid #ddd }}
@@ -421,19 +429,14 @@ class Tab:
             self.busy = ui.spinner(size="sm")
         with ui.row().classes("w-full items-start gap-5 no-wrap"):
             with ui.column().classes("panel"):
-                heading(
-                    "Reality",
-                    "What the camera sees. Drag a rectangle that the robot must not enter; "
-                    "dashed: its margin. Blue: the way it imagines.",
-                )
+                self.rule = heading("Reality")
                 self.reality = picture("reality", self.draw)
                 with ui.row().classes("items-center gap-2"):
                     self.margin = number("margin, mm", 0, 0, 500, "w-28")
-                    ui.button("Clear regions", on_click=self.clear).props("outline")
+                    clear = ui.button("Clear regions", on_click=self.clear).props("outline")
             with ui.column().classes("panel"):
-                self.hint = heading("Goal", "")
+                self.hint = heading("Goal")
                 self.goal = picture("goal", self.drag)
-                self.goal.on("wheel.prevent", self.wheel, ["deltaY"], throttle=0.05)
                 with ui.row().classes("w-full items-center gap-4 no-wrap"):
                     self.file = ui.upload(
                         auto_upload=True,
@@ -443,15 +446,16 @@ class Tab:
                     )
                     self.file.props("accept=.png").classes("hidden")
                     pick_file = f"() => getElement({self.file.id}).$refs.qRef.pickFiles()"
-                    button = ui.button("Upload", icon="upload").props("outline")
-                    button.on("click", js_handler=pick_file)
+                    upload = ui.button("Upload an image", icon="upload").props("outline no-wrap")
+                    upload.on("click", js_handler=pick_file)
                     self.angle = ui.slider(min=-180, max=180, value=0).classes("angle")
                     self.angle.props("label").on("update:model-value", self.rotate, throttle=0.1)
             with ui.column().classes("status grow gap-3"):
                 self.status = ui.html("", sanitize=False)
                 self.chart = ui.echart(chart(Log()), renderer="svg").classes("w-full h-64")
+        self.settings = [self.plan, self.margin, clear, upload, self.angle]
         with ui.column().classes("w-full gap-1 imagination"):
-            self.imagination = heading("Imagination", "")
+            self.imagination = heading("Imagination")
             self.strip = ui.html("", sanitize=False)
 
     # What is shown -------------------------------------------------------------------------
@@ -460,11 +464,15 @@ class Tab:
         session = self.session
         if session is None or self.closed:
             return
-        self.plan.set_enabled(self.running is None)
-        self.stop.set_enabled(self.running is not None)
+        at_work = self.running is not None
+        self.stop.set_enabled(at_work)
+        for widget in self.settings:
+            widget.set_enabled(not at_work)
+        for picture in (self.reality, self.goal):
+            picture.style(f"cursor: {'not-allowed' if at_work else 'crosshair'}")
         self.reality.set_source(as_url(session.log.frames[-1]))
         self.goal.set_source(as_url(session.goal))
-        self.overlay()
+        self.overlay(session)
         if "block" in session.things:
             self.angle.set_value(round(session.degrees))
         self.status.set_content(self._status(session))
@@ -485,16 +493,15 @@ class Tab:
         self.imagination.set_text(said)
         self.strip.set_content(self._strip(session))
 
-    def overlay(self) -> None:
+    def overlay(self, session: Session) -> None:
         """Draw regions, the imagined way and the rectangle of the moment over reality."""
-        assert self.session is not None
-        side = self.session.info.image_size
+        side = session.info.image_size
         shapes = [
             as_svg("polygon", region, side, SHADED if shaded else MARGIN)
-            for region, shaded in self.session.regions()
+            for region, shaded in session.regions()
         ]
-        if self.session.path is not None:
-            shapes.append(as_svg("polyline", self.session.path, side, IMAGINED))
+        if session.path is not None:
+            shapes += [as_svg("polyline", session.path, side, s) for s in (HALO, IMAGINED)]
         if len(self.corners) == 2:
             (left, top), (right, bottom) = self.corners
             rectangle = [(left, top), (right, top), (right, bottom), (left, bottom)]
@@ -502,27 +509,22 @@ class Tab:
         self.reality.set_content("".join(shapes))
 
     def _status(self, session: Session) -> str:
-        log = session.log
+        log, agent = session.log, session.agent
+        doing = "ready" if agent is None else "acting" if self.running else "done"
+        if agent is not None and agent.stop_reason:
+            doing = f"<b>stands still: {agent.stop_reason}</b>"
         plan = "none yet"
         if log.plan_ms:
-            plan = f"{log.plan_ms[-1]:.0f} ms, made at step {log.plan_steps[-1]}"
-        stepped_in = f"{len(session.guardrails)} regions"
-        if log.interventions:
-            stepped_in += (
-                f'; <span class="warning">stepped in at {len(log.interventions)} steps, '
-                f"last at step {log.interventions[-1]}</span>"
-            )
-        agent = "ready" if session.agent is None else "done"
-        if self.running is not None:
-            agent = "acting"
-        if session.agent is not None and session.agent.stop_reason:
-            agent = f'<span class="warning">stands still: {session.agent.stop_reason}</span>'
+            plan = f"made at step {log.plan_steps[-1]}, in {log.plan_ms[-1]:.0f} ms"
+        kept = f"{len(session.guardrails)} region(s)"
+        if steps := log.interventions:
+            kept += f"; <b>stepped in at {len(steps)} step(s), last at {steps[-1]}</b>"
         rows = {
             "Step": f"{session.steps} of {int(self.count.value or 1)}",
-            "Agent": agent,
+            "Agent": doing,
             "Plan": plan,
-            "Guardrails": stepped_in,
-            "Judge": session.verdict(),
+            "Guardrails": kept,
+            "Judge says": session.verdict(),
         }
         lines = "".join(f"<tr><th>{name}</th><td>{said}</td></tr>" for name, said in rows.items())
         return f"<table>{lines}</table>"
@@ -539,7 +541,7 @@ class Tab:
         return f'<div class="frames">{"".join(figures)}</div>'
 
     def say(self, message: str) -> None:
-        ui.notify(message, type="negative", position="top", timeout=8000, close_button="OK")
+        ui.notify(message, type="negative", position="bottom", timeout=8000)
 
     # What is done --------------------------------------------------------------------------
     async def do(self, job: Callable[..., object], *arguments: Any) -> bool:
@@ -561,6 +563,10 @@ class Tab:
         world = self.worlds[self.pick.value]
         self.count.value, self.margin.value = world.steps, 1e3 * world.margin
         self.hint.set_text(world.hint)
+        self.rule.set_text(
+            f"What the camera sees. Drag a rectangle to keep {world.robot} out of it; dashed: its "
+            "margin. Blue: where it imagines to go."
+        )
         self.angle.set_visibility(same_env(world.env_id, PUSHT))
         seed = int(self.seed.value or 0)
 
@@ -614,11 +620,11 @@ class Tab:
             self.corners = [place]
         elif self.corners and event.buttons & 1:
             self.corners = [self.corners[0], place]
-            self.overlay()
+            self.overlay(session)
         elif self.corners:  # let go, perhaps outside
             corners, self.corners = [*self.corners, place][:2], []
             if not await self.do(session.add_region, *corners, (self.margin.value or 0) / 1e3):
-                self.overlay()
+                self.overlay(session)
 
     async def clear(self) -> None:
         if (session := self.free()) is not None:
@@ -640,11 +646,6 @@ class Tab:
                 await self.do(session.move, self.held, place)
                 if self.target is place:
                     self.target = None
-
-    async def wheel(self, event: Any) -> None:
-        session = self.free()
-        if session is not None and "block" in session.things:
-            await self.do(session.turn, session.degrees + (5 if event.args["deltaY"] < 0 else -5))
 
     async def rotate(self, event: Any) -> None:
         if (session := self.free()) is not None:
@@ -676,9 +677,10 @@ def number(label: str, value: int, low: int, high: int, width: str) -> ui.number
     return field.props("dense outlined").classes(width)
 
 
-def heading(title: str, hint: str) -> ui.label:
+def heading(title: str) -> ui.label:
+    """A title, and the line below it, which is given back."""
     ui.html(f"<h2>{title}</h2>", sanitize=False)
-    return ui.label(hint).classes("hint")
+    return ui.label().classes("hint")
 
 
 def picture(name: str, on_mouse: Callable[..., object]) -> ui.interactive_image:
