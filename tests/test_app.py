@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import socket
@@ -46,12 +47,12 @@ def png(size: tuple[int, int] = (112, 112), mode: str = "RGB") -> bytes:
 # ------------------------------------------------------------------------------------- the goal
 def test_a_dragged_block_is_the_goals_state_and_image(session: Session) -> None:
     before = session.goal
-    assert session.nearest_thing(session.env.unwrapped.in_image(session.task.goal_state[2:4]))
+    assert session.nearest_thing(session.sim.in_image(session.task.goal_state[2:4]))
     session.move("block", (0.4, 0.6))
     state = session.goal_state
     assert state is not None
-    assert session.env.unwrapped.in_image(state[2:4]) == pytest.approx((0.4, 0.6))  # type: ignore[attr-defined]
-    assert (session.goal == session.env.unwrapped.render_state(state)).all()  # type: ignore[attr-defined]
+    assert session.sim.in_image(state[2:4]) == pytest.approx((0.4, 0.6))
+    assert (session.goal == session.sim.render_state(state)).all()
     assert (session.goal != before).any()
     session.turn(90)
     assert session.degrees == pytest.approx(90)
@@ -64,7 +65,7 @@ def test_nothing_is_dragged_into_a_wall_or_another_thing(
     session: Session, thing: str, place: tuple[float, float]
 ) -> None:
     session.move(thing, place)
-    world: Any = session.env.unwrapped
+    world = session.sim
     for angle in (0, 77, 180):
         session.turn(angle)
         world.set_state(session.goal_state)
@@ -74,7 +75,7 @@ def test_nothing_is_dragged_into_a_wall_or_another_thing(
 
 def test_a_dragged_ball_lies_in_a_free_cell_of_the_same_maze() -> None:
     session = Session(WORLDS["Maze, random"], seed=3)
-    world: Any = session.env.unwrapped
+    world = session.sim
     for place in ((0.0, 0.0), (0.5, 0.5), (0.6, 0.3)):
         session.move("ball", place)
         assert session.goal_state is not None
@@ -108,7 +109,7 @@ def test_an_uploaded_goal_is_taken_and_not_judged(session: Session) -> None:
         (png()[:80], "a.png is not an image that can be read"),
         (png()[:20], "a.png is not an image that can be read"),
         (png((64, 64)), "a.png is 64x64 pixels: this model sees 112x112"),
-        (png((20000, 5000)), "a.png is 20000x5000 pixels"),
+        (png((9000, 9000)), "a.png is 9000x9000 pixels"),
         (png(mode="L"), "a.png has mode L"),
         (png() + bytes(6_000_000), "a.png has 6000"),
     ],
@@ -125,7 +126,7 @@ def test_bad_uploads_change_nothing(session: Session, content: bytes, said: str)
 def test_a_drawn_rectangle_is_forbidden_in_metres_and_drawn_where_it_was(name: str) -> None:
     session = Session(WORLDS[name])
     session.add_region((0.7, 0.2), (0.4, 0.3), margin=0.01)
-    world: Any = session.env.unwrapped
+    world = session.sim
     view = float(world.model.camera("top").fovy[0])
     middle = world.model.camera("top").pos[0]  # as far from below as from the left
     (rule,) = session.guardrails
@@ -147,7 +148,7 @@ def test_a_drawn_rectangle_is_forbidden_in_metres_and_drawn_where_it_was(name: s
 
 
 def test_image_and_table_are_one_anothers_inverse(session: Session) -> None:
-    world: Any = session.env.unwrapped
+    world = session.sim
     places = np.random.default_rng(0).uniform(size=(5, 2))
     assert world.in_image(world.from_image(places)) == pytest.approx(places)
 
@@ -192,7 +193,7 @@ def test_two_sessions_share_weights_and_nothing_else() -> None:
     assert (other.goal == goal).all() and (other.obs["pixels"] == pixels).all()
     assert other.guardrails == [] and other.steps == 0 and other.agent is None
     one.close()
-    assert (other.env.unwrapped.render_state(other.goal_state) == goal).all()  # type: ignore[attr-defined]
+    assert (other.sim.render_state(other.goal_state) == goal).all()
     other.close()
 
 
@@ -226,6 +227,7 @@ def test_bad_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
             assert said in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_without_nicegui_it_says_what_to_install() -> None:
     code = "import sys; sys.modules['nicegui'] = None; import worldmodel.app as a; a.main([])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -239,9 +241,10 @@ def address() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "worldmodel.app", "--port", str(port)]
-    server = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    # NiceGUI behaves otherwise in tests of its own kind, and knows them by this variable.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    server = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
     assert server.stdout is not None
     yield server.stdout.readline().split()[1]
     server.terminate()

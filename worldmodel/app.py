@@ -156,9 +156,9 @@ class Session:
             name = world.checkpoint or bundled_for(world.env_id)
             self.model, self.encoder, self.info, self.decoder = _load(name)
         self.env = make_env(world.env_id, world.env_kwargs, self.info.image_size)
-        self._sim = cast(Any, self.env.unwrapped)
+        self.sim = cast(Any, self.env.unwrapped)
         check_fits(self.env, self.info)
-        names = list(self._sim.state_names)
+        names = list(self.sim.state_names)
         movable = {"block": "block_x", "pusher": "pusher_x", "ball": "x"}
         self.things = {thing: names.index(x) for thing, x in movable.items() if x in names}
         self.guardrails: list[str] = []
@@ -187,11 +187,11 @@ class Session:
     def set_goal(self, state: Array) -> None:
         """Show the agent the image of a state ``[Ds]``."""
         self.goal_state: Array | None = state
-        self.goal = self._sim.render_state(state)
+        self.goal = self.sim.render_state(state)
 
     def nearest_thing(self, place: ArrayLike) -> str | None:
         """What is nearest to a place in the goal image, of what can be moved there."""
-        point, state = self._sim.from_image(place), self._last_goal()
+        point, state = self.sim.from_image(place), self._last_goal()
         apart = {t: np.linalg.norm(state[at : at + 2] - point) for t, at in self.things.items()}
         return min(apart, key=lambda thing: apart[thing], default=None)
 
@@ -199,9 +199,9 @@ class Session:
         """Put a thing of the goal to a place, in shares of the image, or as near as there is room
         for it."""
         state, at = self._last_goal(), self.things[thing]
-        state[at : at + 2] = self._sim.from_image(place)
-        if isinstance(self._sim, maze.MazeEnv):
-            state[:2] = self._sim.nearest_free(state[:2])
+        state[at : at + 2] = self.sim.from_image(place)
+        if isinstance(self.sim, maze.MazeEnv):
+            state[:2] = self.sim.nearest_free(state[:2])
         else:
             self._make_room(state)
         self.set_goal(state)
@@ -257,7 +257,7 @@ class Session:
         corners = np.clip([corner, opposite], 0.0, 1.0)
         if (np.ptp(corners, axis=0) < SMALLEST_REGION).any():
             raise UserError("that is no rectangle: drag from one corner to the opposite one")
-        (left, low), (right, high) = np.sort(self._sim.from_image(corners), axis=0)
+        (left, low), (right, high) = np.sort(self.sim.from_image(corners), axis=0)
         text = f"no_go:x={left:.4f}:{right:.4f},y={low:.4f}:{high:.4f},margin={margin:g}"
         parse_rules([text])
         self.guardrails = [*self.guardrails, text]
@@ -294,7 +294,7 @@ class Session:
             self.imagined = self.decoder.paint(plan.trajectory.z[0])
         assert plan.trajectory.proprio is not None
         ahead = plan.trajectory.proprio[0, :, :2].float().cpu().numpy()
-        self.path = self._sim.in_image(np.concatenate([at[None], ahead]))
+        self.path = self.sim.in_image(np.concatenate([at[None], ahead]))
 
     @property
     def steps(self) -> int:
