@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import dataclasses
 import functools
 import io
@@ -340,15 +339,12 @@ def as_svg(shape: str, points: ArrayLike, side: int, style: str) -> str:
     return f'<{shape} points="{corners}" style="vector-effect: non-scaling-stroke; {style}"/>'
 
 
-def hexadecimal(colour: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-FORBIDDEN = f"stroke: {hexadecimal(WARNING)}; stroke-width: 2"
-SHADED = f"{FORBIDDEN}; fill: {hexadecimal(WARNING)}; fill-opacity: 0.28"
+VERMILION, BLUE = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in (WARNING, ALARM))
+FORBIDDEN = f"stroke: {VERMILION}; stroke-width: 2"
+SHADED = f"{FORBIDDEN}; fill: {VERMILION}; fill-opacity: 0.28"
 MARGIN = f"{FORBIDDEN}; stroke-dasharray: 5 4; fill: none"
 HALO = "stroke: white; stroke-width: 6; fill: none"
-IMAGINED = f"stroke: {hexadecimal(ALARM)}; stroke-width: 3; fill: none"
+IMAGINED = f"stroke: {BLUE}; stroke-width: 3; fill: none"
 STYLE = f"""
     .panel {{ width: 340px; gap: 6px }}
     h2 {{ font-size: 15px; font-weight: 600; line-height: 1.3 }}
@@ -358,12 +354,12 @@ STYLE = f"""
     .status table {{ font-size: 13.5px; line-height: 1.4 }}
     .status th {{ text-align: left; vertical-align: top; font-weight: 600; padding-right: 12px;
         white-space: nowrap }}
-    .status b {{ color: {hexadecimal(WARNING)}; font-weight: 600 }}
+    .status b {{ color: {VERMILION}; font-weight: 600 }}
     .frames {{ display: flex; gap: 10px }}
     .frames figure {{ margin: 0; font-size: 12px; text-align: center; color: #555 }}
     .frames img {{ width: 112px; height: 112px; box-sizing: content-box; border: 3px solid #ddd }}
     .frames .now {{ color: black; font-weight: 600 }}
-    .frames .now img {{ border-color: {hexadecimal(ALARM)} }}
+    .frames .now img {{ border-color: {BLUE} }}
 """
 NOT_TAKEN = f"not taken: a goal is a PNG file of at most {LARGEST_UPLOAD // 10**6} MB"
 
@@ -371,6 +367,7 @@ NOT_TAKEN = f"not taken: a goal is a PNG file of at most {LARGEST_UPLOAD // 10**
 def chart(log: Log) -> dict[str, Any]:
     """What ECharts is to draw: the latent distance over the steps, and where guardrails acted."""
     line = [list(pair) for pair in zip(log.distance_steps, log.distances, strict=False)]
+    mark = {"type": "scatter", "symbol": "triangle", "color": VERMILION}
     axis = {"type": "value", "min": 0, "nameLocation": "middle"}
     return {
         "animation": False,
@@ -379,19 +376,8 @@ def chart(log: Log) -> dict[str, Any]:
         "xAxis": {**axis, "name": "step", "nameGap": 24, "minInterval": 1, "max": "dataMax"},
         "yAxis": {**axis, "name": "squared distance", "nameGap": 42},
         "series": [
-            {
-                "name": "latent distance to the goal",
-                "type": "line",
-                "data": line,
-                "color": hexadecimal(ALARM),
-            },
-            {
-                "name": "guardrail stepped in",
-                "type": "scatter",
-                "symbol": "triangle",
-                "data": [[step, 0] for step in log.interventions],
-                "color": hexadecimal(WARNING),
-            },
+            {"name": "latent distance to the goal", "type": "line", "data": line, "color": BLUE},
+            {"name": "guardrail stepped in", **mark, "data": [[at, 0] for at in log.interventions]},
         ],
     }
 
@@ -404,6 +390,7 @@ class Tab:
         self.worker = ThreadPoolExecutor(1, "session")
         self.session: Session | None = None
         self.running: object | None = None  # stands for the run that is going on
+        self.opening = 0  # sessions that are asked for and not there yet
         self.closed = False
         self.corners: list[Array] = []  # of the rectangle that is being drawn
         self.held: str | None = None  # what is being dragged in the goal
@@ -411,7 +398,7 @@ class Tab:
         self._build()
 
     def _build(self) -> None:
-        ui.colors(primary=hexadecimal(ALARM), negative=hexadecimal(WARNING))
+        ui.colors(primary=BLUE, negative=VERMILION)
         ui.add_css(STYLE)
         ui.query(".nicegui-content").classes("p-4 gap-3")
         with ui.row().classes("items-center gap-3"):
@@ -480,8 +467,8 @@ class Tab:
         self.chart.update()
         if session.decoder is None:
             said = (
-                "There is no decoder for this checkpoint: what it imagines cannot be shown as "
-                "images. The blue line over reality is where it imagines the robot to go."
+                "There is no decoder for this checkpoint: what is imagined cannot be shown as "
+                "images. The blue line over reality shows where it imagines the robot to go."
             )
         elif session.imagined is None:
             said = "Press Plan: the frames that the model expects of its plan come here."
@@ -574,18 +561,24 @@ class Tab:
             self._end()
             self.session = Session(world, seed)
 
+        self.opening += 1
         self.busy.set_visibility(True)
-        await self.do(replace)
-        self.busy.set_visibility(False)
+        try:
+            await self.do(replace)
+        finally:
+            self.opening -= 1
+            self.busy.set_visibility(self.opening > 0)
 
-    def free(self) -> Session | None:
-        """The session, unless it is at work: then nothing can be changed."""
-        return self.session if self.running is None else None
+    def free(self, stop: bool = False) -> Session | None:
+        """The session, unless it is at work, or about to be replaced: then nothing can be changed.
+        `stop` ends the work."""
+        if stop:
+            self.running = None
+        return None if self.running is not None or self.opening else self.session
 
     async def draw_task(self) -> None:
-        if self.session is not None and self.seed.value is not None:
-            self.running = None
-            await self.do(self.session.draw_task, int(self.seed.value))
+        if self.seed.value is not None and (session := self.free(stop=True)) is not None:
+            await self.do(session.draw_task, int(self.seed.value))
 
     async def act(self) -> None:
         if (session := self.free()) is None:
@@ -607,9 +600,8 @@ class Tab:
         self.running = None
 
     async def restart(self) -> None:
-        if self.session is not None:
-            self.running = None
-            await self.do(self.session.restart)
+        if (session := self.free(stop=True)) is not None:
+            await self.do(session.restart)
 
     async def draw(self, event: Any) -> None:
         """The mouse over reality: a rectangle from where it is pressed to where it is let go."""
@@ -639,11 +631,11 @@ class Tab:
             self.held = session.nearest_thing(place)
         elif not event.buttons & 1:
             self.held = None
-        elif self.held is not None:
+        elif (thing := self.held) is not None:
             under_way, self.target = self.target is not None, place
             while not under_way and self.target is not None:  # of many moves, only the last counts
                 place = self.target
-                await self.do(session.move, self.held, place)
+                await self.do(session.move, thing, place)
                 if self.target is place:
                     self.target = None
 
@@ -696,22 +688,20 @@ def check_address(host: str, port: int) -> None:
     Raises:
         UserError: one cannot.
     """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        ).close()
+        with socket.create_server((host, port), family=family) as server:
+            address = server.getsockname()[0]
     except OSError as error:
         raise UserError(
             f"cannot listen on {host}, port {port} ({error.strerror or error}): give another "
             "--port or --host"
         ) from None
-    with contextlib.suppress(ValueError):
-        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
-            return
-    print(
-        f"warning: whoever can reach {host} can use this page, which asks for no password",
-        file=sys.stderr,
-    )
+    if not ipaddress.ip_address(address).is_loopback:
+        print(
+            f"warning: whoever can reach {host} can use this page, which asks for no password",
+            file=sys.stderr,
+        )
 
 
 @run_command
