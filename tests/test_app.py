@@ -193,6 +193,7 @@ def test_two_sessions_share_weights_and_nothing_else() -> None:
     assert (other.goal == goal).all() and (other.obs["pixels"] == pixels).all()
     assert other.guardrails == [] and other.steps == 0 and other.agent is None
     one.close()
+    assert one.sim._camera is None, "it lets go of OpenGL"
     assert (other.sim.render_state(other.goal_state) == goal).all()
     other.close()
 

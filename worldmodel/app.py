@@ -551,8 +551,8 @@ class Tab:
         self.count.value, self.margin.value = world.steps, 1e3 * world.margin
         self.hint.set_text(world.hint)
         self.rule.set_text(
-            f"What the camera sees. Drag a rectangle to keep {world.robot} out of it; dashed: its "
-            "margin. Blue: where it imagines to go."
+            f"Drag a rectangle to keep {world.robot} out of it (dashed: its margin). "
+            "Blue: where it imagines to go."
         )
         self.angle.set_visibility(same_env(world.env_id, PUSHT))
         seed = int(self.seed.value or 0)
