@@ -175,6 +175,14 @@ class TopDownEnv(gym.Env[Obs, Array]):
         place: Array = 0.5 + apart * [1.0, -1.0]
         return place
 
+    def from_image(self, places: ArrayLike) -> Array:
+        """The points of the table ``[..., 2]``, metres, that are seen at `places`: `in_image` the
+        other way round."""
+        view = float(self.model.camera("top").fovy[0])
+        apart = (np.asarray(places, np.float64) - 0.5) * [1.0, -1.0]
+        points: Array = self.model.camera("top").pos[:2] + view * apart
+        return points
+
     def close(self) -> None:
         if self._camera is not None:
             self._camera.close()

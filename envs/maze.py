@@ -11,6 +11,7 @@ from envs.base import Array, TopDownEnv
 
 CELL = 0.25  # metres
 RADIUS = CELL / 4
+ROOM = 0.24 * CELL  # about the middle of a cell, for the ball's: it touches no wall
 MAX_SPEED = 0.75  # metres per second
 LAYOUTS = {
     "U": ["#####", "#...#", "###.#", "#...#", "#####"],
@@ -83,8 +84,14 @@ class MazeEnv(TopDownEnv):
 
     def sample_state(self, rng: np.random.Generator) -> Array:
         cell = self._free[rng.integers(len(self._free))]
-        position = cell + rng.uniform(-0.24, 0.24, 2) * CELL
+        position = cell + rng.uniform(-ROOM, ROOM, 2)
         return np.array([*position, 0.0, 0.0, self._layout_seed])
+
+    def nearest_free(self, point: Array) -> Array:
+        """The place ``[2]`` nearest to a point of those that `sample_state` draws from."""
+        places = np.clip(point, self._free - ROOM, self._free + ROOM)
+        nearest: Array = places[np.linalg.norm(places - point, axis=1).argmin()]
+        return nearest
 
     def success(self, state: Array, goal: Array) -> bool:
         return bool(np.linalg.norm(state[:2] - goal[:2]) < CELL / 2 and state[4] == goal[4])

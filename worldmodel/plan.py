@@ -16,7 +16,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from worldmodel.cli import run as run_command
 from worldmodel.decoder import Decoder, load_decoder
 from worldmodel.errors import UserError
 from worldmodel.explain import ExplainingAgent, Tried, converging
-from worldmodel.guardrails import parse_rules
+from worldmodel.guardrails import Rule, parse_rules
 from worldmodel.pictures import MOST_FRAMES, Film, Imagination, animate, as_gif, as_mp4
 from worldmodel.tasks import Sidecar, check_fits, load_goal, load_image, make_env, same_env
 
@@ -185,36 +185,41 @@ def act_out(
     obs, info = start
     log.frames.append(obs["pixels"])
     log.states.append(info["state"])
-    plan = None
-    for step in show_progress(range(steps), steps, "acting", "step"):
-        action = agent.act(obs)
-        if step % agent.look == 0:
-            log.encode_ms.append(agent.last_timings["encode_ms"])
-            log.distances.append(float(agent.distance[0]))
-            log.distance_steps.append(step)
-        if agent.last_plan is not plan:
-            plan = agent.last_plan
-            assert plan is not None
-            log.costs.append(float(plan.cost[0]))
-            log.plan_ms.append(agent.last_timings["plan_ms"])
-            log.plan_steps.append(step)
-            z, proprio = plan.trajectory
-            assert proprio is not None
-            log.imagined.append(Trajectory(z[0].float().cpu(), proprio[0].float().cpu()))
-            log.feasible.append(bool(plan.feasible[0]))
-            if plan.violations.shape[-1]:
-                log.clearances.append(-float(plan.violations[0].max()))
-            if isinstance(agent, ExplainingAgent):
-                log.tried.append(agent.tried)
-        log.stop_reason = agent.stop_reason or log.stop_reason
-        if agent.intervened.any():
-            log.interventions.append(step)
-        if agent.alarmed.any():
-            log.surprises.append(step)
-        obs, _, _, _, info = env.step(action)
-        log.frames.append(obs["pixels"])
-        log.states.append(info["state"])
-        log.actions.append(action)
+    for _ in show_progress(range(steps), steps, "acting", "step"):
+        obs = act_once(agent, env, obs, log)
+
+
+def act_once(agent: Agent, env: gym.Env[Any, Any], obs: Any, log: Log) -> Any:
+    """One step from what is observed to what is then, entering it in `log`."""
+    step, before = len(log.actions), agent.last_plan
+    action = agent.act(obs)
+    if step % agent.look == 0:
+        log.encode_ms.append(agent.last_timings["encode_ms"])
+        log.distances.append(float(agent.distance[0]))
+        log.distance_steps.append(step)
+    plan = agent.last_plan
+    if plan is not None and plan is not before:
+        log.costs.append(float(plan.cost[0]))
+        log.plan_ms.append(agent.last_timings["plan_ms"])
+        log.plan_steps.append(step)
+        z, proprio = plan.trajectory
+        assert proprio is not None
+        log.imagined.append(Trajectory(z[0].float().cpu(), proprio[0].float().cpu()))
+        log.feasible.append(bool(plan.feasible[0]))
+        if plan.violations.shape[-1]:
+            log.clearances.append(-float(plan.violations[0].max()))
+        if isinstance(agent, ExplainingAgent):
+            log.tried.append(agent.tried)
+    log.stop_reason = agent.stop_reason or log.stop_reason
+    if agent.intervened.any():
+        log.interventions.append(step)
+    if agent.alarmed.any():
+        log.surprises.append(step)
+    obs, _, _, _, info = env.step(action)
+    log.frames.append(obs["pixels"])
+    log.states.append(info["state"])
+    log.actions.append(action)
+    return obs
 
 
 def judge(env: gym.Env[Any, Any], states: list[Array], goal_state: Array) -> dict[str, Any]:
@@ -262,13 +267,13 @@ def _number(value: Any) -> float | None:
 
 
 # ------------------------------------------------------------------------------------- pictures
-def drawn_regions(agent: Agent, env: gym.Env[Any, Any]) -> list[tuple[Array, bool]]:
+def drawn_regions(env: gym.Env[Any, Any], rules: Sequence[Rule]) -> list[tuple[Array, bool]]:
     """The regions of guardrails and their margins, as polygons in shares of the image, and whether
     to shade them."""
     world: Any = env.unwrapped
     return [
         (world.in_image(outline), shaded)
-        for rule in agent.rules
+        for rule in rules
         for outline, shaded in (
             (rule.outline(), rule.kind == "no_go"),
             (rule.margin_outline(), False),
@@ -404,7 +409,7 @@ def closed_loop(config: PlanConfig) -> int:
     first = outcome["first_success_step"] if outcome else None
     atomic_write_json(config.out / "report.json", report(config, log, outcome))
     world: Any = env.unwrapped
-    regions = drawn_regions(agent, env)
+    regions = drawn_regions(env, agent.rules)
     pictures = animate(film(agent, decoder, log, goal, first, regions, world.in_image))
     atomic_write_bytes(config.out / "plan.gif", as_gif(pictures))
     atomic_write_bytes(config.out / "plan.mp4", as_mp4(pictures))

@@ -14,12 +14,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from envs.policies import make_policy
 from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config
@@ -202,23 +202,36 @@ def load_image(path: str | Path, size: int) -> Array:
         UserError: missing, not an image, not RGB, or of another size.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
+        with open(path, "rb") as file:
+            return read_image(file, str(path), size)
     except FileNotFoundError:
         raise UserError(f"no image at {path}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except OSError as error:
         raise UserError(f"{path} is not an image that can be read: {error}") from None
-    if image.mode != "RGB":
-        raise UserError(
-            f"{path} has mode {image.mode} ({len(image.getbands())} channel(s)): "
-            "save it as plain RGB, 8 bits a channel"
-        )
-    if image.size != (size, size):
-        raise UserError(
-            f"{path} is {image.width}x{image.height} pixels: this model sees {size}x{size}; "
-            "crop and resize it as the camera images were"
-        )
-    return np.array(image)
+
+
+def read_image(file: IO[bytes], name: str, size: int) -> Array:
+    """The same from an open file, which errors call `name`. What does not fit is not decoded."""
+    try:
+        with Image.open(file) as image:
+            if image.mode != "RGB":
+                raise UserError(
+                    f"{name} has mode {image.mode} ({len(image.getbands())} channel(s)): "
+                    "save it as plain RGB, 8 bits a channel"
+                )
+            if image.size != (size, size):
+                raise UserError(
+                    f"{name} is {image.width}x{image.height} pixels: this model sees "
+                    f"{size}x{size}; crop and resize it as the camera images were"
+                )
+            image.load()
+            return np.array(image)
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{name} is not an image that can be read: its format is unknown") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{name} is not an image that can be read: {error}") from None
 
 
 def load_goal(path: str | Path, size: int) -> tuple[Array, Sidecar | None]:
