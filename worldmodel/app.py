@@ -41,6 +41,7 @@ from worldmodel.agent import Agent, AgentConfig
 from worldmodel.checkpoint import bundled_for, find_checkpoint, load_checkpoint, load_info
 from worldmodel.cli import parse_config
 from worldmodel.cli import run as run_command
+from worldmodel.decoder import load_decoder
 from worldmodel.errors import UserError
 from worldmodel.guardrails import parse_rules
 from worldmodel.judge import errors
@@ -126,11 +127,8 @@ _loading = threading.Lock()
 @functools.cache
 def _load(checkpoint: str) -> tuple[Any, ...]:
     """Model, encoder, info, and the decoder or None. Nobody changes them."""
-    try:
-        from worldmodel.decoder import load_decoder  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        return (*load_checkpoint(checkpoint), None)
-    return (*load_checkpoint(checkpoint), load_decoder(checkpoint))
+    model, encoder, info = load_checkpoint(checkpoint)
+    return model, encoder, info, load_decoder(checkpoint, model)
 
 
 class Session:
