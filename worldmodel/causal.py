@@ -382,7 +382,9 @@ def draw(result: dict[str, Any]) -> bytes:
     for panel in (panels[0], panels[2]):
         panel.axhline(50, color="#666666", lw=0.8)
         panel.set_ylim(0, 103)
-    figure.legend(loc="outside upper center", ncols=6, frameon=False, fontsize=9)
+    figure.legend(
+        loc="outside upper center", ncols=len(LOOKS), columnspacing=1.2, frameon=False, fontsize=9
+    )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
