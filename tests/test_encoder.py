@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from worldmodel import augment as augment_module
 from worldmodel import probe as probe_module
+from worldmodel import readout
 from worldmodel.augment import Augment, AugmentConfig, dead_leaves
 from worldmodel.encoder import Encoder, ViT, ViTConfig, load_encoder, patchify
 from worldmodel.errors import UserError
@@ -353,8 +354,8 @@ def test_probes_recover_what_is_there() -> None:
     x = torch.randn(1200, 8, generator=g)
     y = torch.stack([x[:, 0] - 2 * x[:, 1], x[:, 2] * x[:, 3]], 1)
     fit, val, test = slice(0, 800), slice(800, 1000), slice(1000, 1200)
-    weights = probe_module.ridge(x[fit], y[fit], x[val], y[val])
-    linear = probe_module.r2(x[test] @ weights[:-1] + weights[-1], y[test])
+    weights = readout.ridge(x[fit], y[fit], x[val], y[val])
+    linear = readout.r2(x[test] @ weights[:-1] + weights[-1], y[test])
     assert linear[0] > 0.99 and linear[1] < 0.2
 
 
@@ -364,9 +365,9 @@ def test_attention_probe_finds_the_odd_token() -> None:
     place = torch.randint(9, (1000,), generator=g)
     tokens[torch.arange(1000), place] += 2.0
     y = torch.stack([place % 3, place // 3], 1).float() - 1
-    model = probe_module.fit_attention(tokens[:700], y[:700], tokens[700:850], y[700:850], seed=0)
+    model = readout.fit_attention(tokens[:700], y[:700], tokens[700:850], y[700:850], seed=0)
     with torch.no_grad():
-        assert probe_module.r2(model(tokens[850:]), y[850:]).min() > 0.95
+        assert readout.r2(model(tokens[850:]), y[850:]).min() > 0.95
 
 
 @pytest.mark.slow
@@ -383,7 +384,7 @@ def test_probe_command_line(
     assert probe_module.main([*asked, "--components", "32", "--checkpoints", "pusht"]) == 0
     result = json.loads(out.read_text())
     names = ["pusher_x", "pusher_y", "block_x", "block_y", "sin block_angle", "cos block_angle"]
-    assert [list(row["r2"]) for row in result["results"]] == [names] * 5
+    assert [list(row["r2"]) for row in result["results"]] == [names] * 6
     shown = capsys.readouterr().out
     assert "| random-112 | ridge |" in shown and "| latents of pusht | ridge |" in shown
     assert probe_module.main(["--data", data, "--targets", "weight"]) == 2
