@@ -38,7 +38,7 @@ from worldmodel.cli import (
 from worldmodel.data import open_dataset, split
 from worldmodel.decoder import Decoder, Scene, latents_hash, save_decoder
 from worldmodel.errors import UserError
-from worldmodel.probe import encode_frames, imagined
+from worldmodel.probe import draw_clips, encode_frames, imagine
 
 Array = NDArray[Any]
 CONSTANTS = (0.01**2, 0.03**2)  # of SSIM
@@ -182,10 +182,10 @@ def train_decoder(config: TrainDecoderConfig) -> dict[str, Any]:
         tokens = encode_frames(encoder, data, frames)
         with torch.no_grad():
             z += [model.project(part.float()) for part in tokens.split(512)]
-        clips = math.ceil(config.clips / len(datasets))
-        imagination, at = imagined(model, encoder, data, held_out, clips, horizon, rng)
-        found.append(imagination)
-        truth.append(np.stack([data.pixels(moments) for moments in at.T], 1))
+        count = math.ceil(config.clips / len(datasets))
+        clips = draw_clips(model, encoder, data, held_out, count, horizon, rng)
+        found.append(imagine(model, clips))
+        truth.append(np.stack([data.pixels(moments) for moments in clips.frames.T], 1))
 
     shown, true = np.concatenate(pixels), np.concatenate(truth)
     side = shown.shape[1]
