@@ -138,7 +138,8 @@ def _strip(picture: Image.Image, plan: Imagination, step: int, tile: int, top: i
         x = k * tile
         picture.paste(scaled(frame, tile - 2), (x + 1, top + 19))
         when = f"+{plan.every * (k + 1)}"
-        draw.text((x + tile - 5, top + 20), when, fill=TEXT, font=FONT, anchor="ra")
+        halo: Any = {"stroke_width": 2, "stroke_fill": "white"}  # readable on any ground
+        draw.text((x + tile - 5, top + 20), when, fill=TEXT, font=FONT, anchor="ra", **halo)
         if plan.robot is not None:
             right, down = (np.clip(plan.robot[k], 0, 1) * (tile - 2)).tolist()
             right, down = x + 1 + right, top + 19 + down
