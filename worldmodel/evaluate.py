@@ -39,6 +39,7 @@ from worldmodel.gallery import save_failures
 from worldmodel.guardrails import Rule, action_limits, parse_rules, permitted
 from worldmodel.judge import Outcomes, judge, judged_distance, mean_of, rate_of
 from worldmodel.pictures import Imagination
+from worldmodel.plan import drawn_regions
 from worldmodel.tasks import (
     Task,
     begin,
@@ -156,13 +157,15 @@ class EvaluateConfig:
 class Watch:
     """What an agent did of its own accord in each step of each episode, bool ``[steps]`` each:
     whether it stood still without a plan, whether its action was not the plan's, and whether it was
-    surprised. And of each plan that was made ``[plans]``, in which step, what it expected of the
-    guardrails ``[plans, T, G]``, and what it imagined, latents ``[plans, T, P, D]``."""
+    surprised. And of each plan that was made ``[plans]``: in which step, how far the goal was then
+    in latents, what it expected of the guardrails ``[plans, T, G]``, and what it imagined, latents
+    ``[plans, T, P, D]``."""
 
     stopped: list[Array] = field(default_factory=list)
     intervened: list[Array] = field(default_factory=list)
     surprised: list[Array] = field(default_factory=list)
     planned_at: list[Array] = field(default_factory=list)
+    distances: list[Array] = field(default_factory=list)
     expected: list[Array] = field(default_factory=list)
     imagined: list[Array] = field(default_factory=list)
 
@@ -197,7 +200,7 @@ def run_agent(
             states = [[info["state"] for _, info in seen]]
             observations = [obs for obs, _ in seen]
             stopped, intervened, surprised = [], [], []
-            planned_at, expected, imagined = [], [], []
+            planned_at, distances, expected, imagined = [], [], [], []
             plan = None
             for step in range(budget_steps):
                 stacked = {k: np.stack([obs[k] for obs in observations]) for k in observations[0]}
@@ -205,6 +208,7 @@ def run_agent(
                 if agent.last_plan is not None and agent.last_plan is not plan:
                     plan = agent.last_plan
                     planned_at.append(step)
+                    distances.append(agent.distance.numpy())
                     expected.append(plan.violations.cpu().numpy())
                     imagined.append(plan.trajectory.z.half().cpu().numpy())
                 steps = [env.step(action) for env, action in zip(active, actions, strict=True)]
@@ -220,6 +224,7 @@ def run_agent(
                 watch.intervened += list(np.array(intervened).T)
                 watch.surprised += list(np.array(surprised).T)
                 watch.planned_at += [np.array(planned_at)] * len(batch)
+                watch.distances += list(np.stack(distances, 1)) if distances else []
                 watch.expected += list(np.stack(expected, 1)) if expected else []
                 watch.imagined += list(np.stack(imagined, 1)) if imagined else []
     return paths
@@ -473,16 +478,25 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         if config.failures is not None:
             decoder = load_decoder(checkpoint, model)
 
-            def imagined(number: int) -> list[Imagination]:
-                if decoder is None:
-                    return []
-                made = zip(watch.planned_at[number], watch.imagined[number], strict=True)
-                return [
-                    Imagination(int(step), decoder.paint(torch.from_numpy(z)), agent.frameskip)
-                    for step, z in made
-                ]
+            def seen(number: int) -> dict[str, Any]:
+                """What the agent made of an episode, as a `Film` has it."""
+                steps = watch.planned_at[number].tolist()
+                found: dict[str, Any] = {
+                    "regions": drawn_regions(envs[0], rules),
+                    "distances": list(zip(steps, watch.distances[number], strict=True)),
+                }
+                if decoder is not None:
+                    plans = zip(steps, watch.imagined[number], strict=True)
+                    found["imagined"] = [
+                        Imagination(step, decoder.paint(torch.from_numpy(z)), agent.frameskip)
+                        for step, z in plans
+                    ]
+                if (rails := watch.expected[number]).size:
+                    clear = zip(steps, -rails.max((1, 2)), strict=True)
+                    found["clearances"] = list(clear)
+                return found
 
-            save_failures(config.failures, envs[0], paths, tasks, ours, variation, imagined)
+            save_failures(config.failures, envs[0], paths, tasks, ours, variation, seen)
         result: dict[str, Any] = {
             "env": config.env,
             "checkpoint": checkpoint,

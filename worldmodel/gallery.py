@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from worldmodel.cli import atomic_write_bytes, atomic_write_text, writable_folder
 from worldmodel.judge import Outcomes, errors, judged_distance
-from worldmodel.pictures import Film, Imagination, animate, as_gif, as_mp4
+from worldmodel.pictures import Film, animate, as_gif, as_mp4
 from worldmodel.plan import judge
 from worldmodel.tasks import Task, begin, render
 
@@ -43,11 +43,11 @@ def save_failures(
     tasks: Sequence[Task],
     outcomes: Outcomes,
     variation: Sequence[str] = (),
-    imagined: Callable[[int], Sequence[Imagination]] = lambda number: (),
+    seen: Callable[[int], dict[str, Any]] = lambda number: {},
 ) -> None:
     """Write the worst episodes to `folder`: ``01.gif``, ``01.mp4`` and so on, the worst first, and
     ``README.md``, which shows them in a table with how far from the goal they began and ended.
-    `imagined` gives what the plans of an episode imagined.
+    `seen` gives what the agent made of an episode, for its `Film`: what it imagined, distances.
 
     Raises:
         UserError: nothing can be written to the folder.
@@ -74,9 +74,9 @@ def save_failures(
         film = Film(
             frames,
             render(env, task.goal_state),
-            label="; ".join(f"{name} {after[name]:.1f}" for name in names),
+            label=", ".join(_said(name, after[name]) for name in names),
             first_success=first,
-            imagined=imagined(number),
+            **seen(number),
         )
         pictures, image = animate(film), f"{place:02d}.gif"
         atomic_write_bytes(folder / image, as_gif(pictures))
@@ -86,3 +86,9 @@ def save_failures(
             f"| {' | '.join(cells)} |"
         )
     atomic_write_text(folder / "README.md", "\n".join(rows) + "\n")
+
+
+def _said(name: str, value: float) -> str:
+    """An error in few words, as "block 3.2 mm" for "block, mm"."""
+    what, _, unit = name.partition(", ")
+    return f"{what} {value:.1f}{'°' if unit == 'degrees' else f' {unit}'}"

@@ -124,7 +124,8 @@ def _progress(draw: ImageDraw.ImageDraw, film: Film, step: int) -> None:
     if reached:
         text += f"; goal reached at step {film.first_success}"
     draw.text((6, SIDE + 8), text, fill=TEXT, font=FONT)
-    draw.text((SIDE + 6, SIDE + 8), film.label, fill=TEXT, font=FONT)
+    font = FONT if FONT.getlength(film.label) < SIDE - 8 else ImageFont.load_default(size=10.5)
+    draw.text((SIDE + 6, SIDE + 8), film.label, fill=TEXT, font=font)
 
 
 def _strip(picture: Image.Image, plan: Imagination, step: int, tile: int, top: int) -> None:
