@@ -18,7 +18,17 @@ from xml.etree import ElementTree
 import pytest
 from tiny import tiny_checkpoint
 
-from worldmodel import checkpoint, evaluate, plan, probe, report, surprise, train
+from worldmodel import (
+    checkpoint,
+    decoder,
+    evaluate,
+    plan,
+    probe,
+    report,
+    surprise,
+    train,
+    train_decoder,
+)
 from worldmodel.evaluate import EvaluateConfig
 from worldmodel.tasks import make_env, sample_tasks, save_goal
 
@@ -30,6 +40,7 @@ CONFIGS = {
     "probe": probe.ProbeConfig,
     "surprise": surprise.SurpriseConfig,
     "train": train.TrainConfig,
+    "train_decoder": train_decoder.TrainDecoderConfig,
     "plan": plan.PlanConfig,
 }
 
@@ -273,6 +284,15 @@ def test_the_page_of_a_bundled_checkpoint_says_what_its_config_says(bundled: Pag
     assert (
         "frameskip: 5" in bundled.texts["pre"][0] and "... 2000 in all" in bundled.texts["pre"][0]
     )
+
+
+@pytest.mark.slow
+def test_the_page_says_what_the_decoder_is_worth(bundled: Page) -> None:
+    found = decoder.how_trained("pusht")
+    assert found is not None
+    (rows,) = [rows for caption, rows in bundled.tables.items() if "Pictures of" in caption]
+    assert [row[1] for row in rows[1:]] == [f"{each['ssim']:.3f}" for each in found["by_depth"]]
+    assert rows[1][0] == "encoded" and rows[-1][0] == "5"
 
 
 @pytest.mark.slow

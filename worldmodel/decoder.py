@@ -161,6 +161,23 @@ def save_decoder(
     return path
 
 
+def how_trained(name_or_path: str | Path) -> dict[str, Any] | None:
+    """What `worldmodel.train_decoder` found of the decoder of a checkpoint, None where it has none.
+
+    Raises:
+        UserError: no such checkpoint, or the file is damaged.
+    """
+    path = find_checkpoint(name_or_path) / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            found: dict[str, Any] = json.loads((file.metadata() or {})["trained"])
+            return found
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}): train the decoder again") from None
+
+
 def load_decoder(name_or_path: str | Path, model: WorldModel | None = None) -> Decoder | None:
     """The decoder of a checkpoint, or None where it has none. `model`: that of the checkpoint, if
     it was loaded before.

@@ -43,6 +43,8 @@ from worldmodel.checkpoint import (
 )
 from worldmodel.cli import atomic_write_text, parse_config
 from worldmodel.cli import run as run_command
+from worldmodel.decoder import FILE as DECODER
+from worldmodel.decoder import how_trained
 from worldmodel.errors import UserError
 from worldmodel.expectation import WATCHED
 from worldmodel.page import assemble, missing, picture, plain, plot, table
@@ -403,6 +405,21 @@ def kept_probe(probe: dict[str, Any], make: str) -> str:
     )
 
 
+# ------------------------------------------------------------------------------------ imagination
+def imagination(trained: dict[str, Any] | None, make: str) -> str:
+    """How like the true frames the decoder's pictures are, by depth."""
+    if trained is None:
+        return missing("No decoder is kept with this checkpoint: latents cannot be shown.", make)
+    rows: Rows = []
+    for row in trained["by_depth"]:
+        shown = [f"{row[k]:.3f}" for k in ("ssim", "ssim_worst_tenth", "average_ssim")]
+        decibels = [f"{row[k]:.1f}" for k in ("psnr", "average_psnr")]
+        rows.append(["encoded" if row["depth"] == 0 else row["depth"], *shown, *decibels])
+    head = ("model steps ahead", "SSIM", "worst tenth, at most", "SSIM of the average frame")
+    what = f"Pictures of latents beside true frames, {trained['clips']} clips of held-out episodes"
+    return table(what, (*head, "PSNR, dB", "PSNR of the average frame, dB"), rows)
+
+
 # --------------------------------------------------------------------------------------- surprise
 def usual(found: dict[str, Any], make: str) -> str:
     """How large errors usually are: plot and table."""
@@ -620,6 +637,9 @@ def report(config: ReportConfig) -> str:
     with written_by("worldmodel.probe --save", f"probe in {where}"):
         sections["Probes"] += "<h3>The probe that is kept</h3>\n"
         sections["Probes"] += kept_probe(info.probe, f'{probe} --encoders "" --save true')
+    with written_by("worldmodel.train_decoder", str(folder / DECODER)):
+        command = f"{python}train_decoder --data DATA --checkpoint {checkpoint}"
+        sections["Imagination"] = imagination(how_trained(folder), command)
     with written_by("worldmodel.surprise --save", f"surprise in {where}"):
         sections["Surprise"] = usual(info.surprise, f"{python}surprise {env} --save true")
     with written_by("worldmodel.surprise --out", str(config.surprise)):

@@ -203,7 +203,7 @@ def train_decoder(config: TrainDecoderConfig) -> dict[str, Any]:
         "data_hash": [data.hash for data in datasets],
         "clips": len(true),
         "by_depth": judge(decoder, imagination, true, average),
-        "settings": asdict(config),
+        "settings": {k: v for k, v in asdict(config).items() if k not in ("out", "picture")},
     }
     save_decoder(config.checkpoint, decoder, latents_hash(model, info.encoder_hash), result)
     if config.picture:
