@@ -402,7 +402,7 @@ def test_a_camera_that_shows_the_same_image_while_the_robot_moves_is_stale(maze:
 def test_surprised_it_plans_anew_and_then_stands_still(maze: Any) -> None:
     """A wind that nobody expects blows for a while."""
     agent = ball_agent(execute=15)
-    calm = Expectation((0.5, 0.001), ((0.0, 0.005), (0.0, 1e9)))
+    calm = Expectation((0.5, 0.001), ((0.0, 0.005), (0.0, 1e9), (0.0, 1e9)))
     agent.config, agent.expectation, agent.look = replace(agent.config, alarm=0.01), calm, 1
     obs, goal = start(maze)
     agent.reset(goal)

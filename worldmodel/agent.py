@@ -37,7 +37,7 @@ import planners
 from planners import Budget, Plan, Planner, Problem, Trajectory, merge, verify
 from worldmodel.checkpoint import CheckpointInfo
 from worldmodel.errors import UserError
-from worldmodel.expectation import Expectation, unexpected
+from worldmodel.expectation import WATCHED, Expectation, unexpected
 from worldmodel.familiar import Familiar
 from worldmodel.guardrails import Rule, Senses, action_limits, guardrails, parse_rules
 from worldmodel.predictor import WorldModel
@@ -143,7 +143,7 @@ class Agent:
         stop_reasons: per episode, why it stands still (a `Stop`), or None.
         p_value: float ``[E]``, of what was seen latest: how large a share of what is usual is as
             surprising. 1 where that is not watched.
-        errors: float ``[E, 2]``, what was not expected of it: see `worldmodel.expectation`.
+        errors: float ``[E, 3]``, what was not expected of it: see `worldmodel.expectation`.
         intervened: bool ``[E]``, whether the latest action is not the plan's: there was none that
             keeps the guardrails, or limits on actions changed it.
         distance: ``[E]``, mean squared latent distance of the latest encoded frame to the goal.
@@ -293,7 +293,7 @@ class Agent:
         self.stop_reasons = (None,) * len(pixels)
         self.distance = torch.empty(0)
         self.p_value = torch.ones(len(pixels))
-        self.errors = torch.zeros(len(pixels), 2)
+        self.errors = torch.zeros(len(pixels), len(WATCHED))
         self._unexpected: deque[Tensor] = deque(maxlen=self.frameskip)  # the latest errors
         self._surprised = torch.zeros(len(pixels), dtype=torch.int64)  # for how many steps
         self._shown: tuple[Array, Tensor] | None = None
@@ -347,7 +347,9 @@ class Agent:
             self.last_timings["encode_ms"] = _ms_since(begun)
             if self.expectation and self._steps:
                 seen = Trajectory(z, proprio)
-                self._unexpected.append(unexpected(self.model, self._expected(), seen).cpu())
+                before = self._context(self.frameskip)[0][:, -1]
+                errors = unexpected(self.model, self._expected(), seen, before)
+                self._unexpected.append(errors.cpu())
                 self.errors = torch.stack(tuple(self._unexpected)).mean(0)
                 self.p_value = self.expectation.p_value(self.errors)
                 self._surprised = torch.where(self.alarmed, self._surprised + 1, 0)

@@ -39,7 +39,7 @@ from worldmodel.cli import atomic_write_json, parse_config
 from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
-from worldmodel.expectation import Expectation
+from worldmodel.expectation import WATCHED, Expectation
 from worldmodel.judge import rate_of
 from worldmodel.tasks import HELD_OUT, check_fits, make_env
 
@@ -166,7 +166,7 @@ def run_episode(
     """One episode, watched.
 
     Returns:
-        Errors of each step after the first ``[steps, 2]``, whether the robot touched something
+        Errors of each step after the first ``[steps, 3]``, whether the robot touched something
         before it ``[steps]``, and the first step that shows the event, or None.
     """
     rng = np.random.default_rng([seed, 1])
@@ -193,7 +193,7 @@ def run_episode(
 
 def watcher(checkpoint: str, info: CheckpointInfo, parts: tuple[Any, Any]) -> Agent:
     """An agent that watches every step, whether or not it is known what is usual."""
-    unknown = Expectation.from_errors(np.ones((1, 2))).as_json()
+    unknown = Expectation.from_errors(np.ones((1, len(WATCHED)))).as_json()
     info = replace(info, surprise=unknown)
     return Agent(*parts, info, planners.make("cem"), AgentConfig(execute=1, alarm=0.5))
 
@@ -280,7 +280,7 @@ def _alarms(expectation: Expectation, errors: Array, config: SurpriseConfig) -> 
 def _report(
     expectation: Expectation, after: list[Array], usual: list[Array], config: SurpriseConfig
 ) -> dict[str, Any]:
-    """How well an event is told from what is usual; windows of errors ``[WINDOW, 2]`` each."""
+    """How well an event is told from what is usual; windows of errors ``[WINDOW, 3]`` each."""
 
     def worst(windows: list[Array]) -> Array:
         scores: Array = expectation.score(torch.from_numpy(np.stack(windows))).amax(1).numpy()
