@@ -84,7 +84,7 @@ def test_the_bundled_decoder_of_push_t_paints_in_every_shape() -> None:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten episodes of Push-T."""
     folder = tmp_path_factory.mktemp("data") / "pusht"
-    flags = ["--episodes", "10", "--steps", "30", "--workers", "1", "--out", str(folder)]
+    flags = ["--episodes", "10", "--steps", "40", "--workers", "1", "--out", str(folder)]
     assert collect(["--env", "worldmodel/PushT-v0", *flags]) == 0
     return folder
 

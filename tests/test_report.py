@@ -274,10 +274,9 @@ def test_the_page_of_a_bundled_checkpoint_says_what_its_config_says(bundled: Pag
     levels, limits = info.surprise["levels"], info.surprise["limits"]
     assert bundled.tables["What is usual"][1:] == [
         [
-            f"{2 * x:.3g}",
+            f"{min(1.0, 3 * x):.3g}",
             f"{100 * x:.3g}",
-            f"{limits['latents'][k]:.4g}",
-            f"{limits['proprio'][k]:.4g}",
+            *(f"{limits[name][k]:.4g}" for name in ("latents", "proprio", "unmoved")),
         ]
         for k, x in enumerate(levels)
     ]
