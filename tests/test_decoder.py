@@ -10,12 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tiny import tiny_checkpoint
 
 from worldmodel.checkpoint import BUNDLED_FOLDER, load_checkpoint
 from worldmodel.collect import main as collect
-from worldmodel.decoder import FILE, Decoder, Patches, Scene, latents_hash, load_decoder
+from worldmodel.decoder import (
+    FILE,
+    Decoder,
+    Patches,
+    Scene,
+    how_trained,
+    latents_hash,
+    load_decoder,
+)
 from worldmodel.errors import UserError
 from worldmodel.predictor import Pose
 from worldmodel.train_decoder import main, psnr, ssim
@@ -71,8 +80,8 @@ def test_patches_paint_images_of_the_asked_size(tokens: int, dim: int, side: int
 
 
 def test_the_bundled_decoder_of_push_t_paints_in_every_shape() -> None:
-    model, _, _ = load_checkpoint("pusht")
-    decoder = load_decoder("pusht", model)
+    model, _, info = load_checkpoint("pusht")
+    decoder = load_decoder("pusht", model, info)
     assert decoder is not None
     z = torch.randn(2, 3, 1, 6)
     all_of_them = decoder.paint(z)
@@ -97,7 +106,8 @@ def test_training_makes_pictures_that_are_more_like_than_the_average(
     shutil.copytree(BUNDLED_FOLDER / "pusht", checkpoint)
     (checkpoint / FILE).unlink()
     before = (checkpoint / "model.safetensors").read_bytes()
-    assert load_decoder(checkpoint) is None
+    model, _, info = load_checkpoint(checkpoint)
+    assert load_decoder(checkpoint, model, info) is None and how_trained(checkpoint) is None
     out, picture = tmp_path / "result.json", tmp_path / "picture.png"
     flags = ["--data", data, "--checkpoint", checkpoint, "--steps", 250, "--held_out", 0.2]
     flags += ["--clips", 20, "--out", out, "--picture", picture]
@@ -106,8 +116,12 @@ def test_training_makes_pictures_that_are_more_like_than_the_average(
     assert [row["depth"] for row in rows] == [0, 1, 2, 3, 4, 5]
     assert rows[0]["ssim"] > rows[0]["average_ssim"] and rows[0]["psnr"] > rows[0]["average_psnr"]
     assert rows[0]["ssim"] > rows[5]["ssim"]  # imagination is not as good as sight
-    assert "| encoded |" in capsys.readouterr().out and picture.exists()
-    assert load_decoder(checkpoint) is not None
+    assert "| encoded |" in capsys.readouterr().out
+    assert load_decoder(checkpoint, model, info) is not None
+    found = how_trained(checkpoint)
+    assert found is not None and found["by_depth"] == rows
+    with Image.open(picture) as sheet:  # four clips, each with two rows, of six moments
+        assert sheet.width > 6 * 112 and sheet.height > 8 * 112
     # The decoder is for the eye alone: the model is as it was, to the last bit.
     assert (checkpoint / "model.safetensors").read_bytes() == before
 
@@ -117,19 +131,18 @@ def test_a_decoder_of_other_latents_or_a_damaged_one_is_refused(tmp_path: Path) 
     shutil.copytree(BUNDLED_FOLDER / "pusht", checkpoint)
     path = checkpoint / FILE
     whole = path.read_bytes()
+    model, _, info = load_checkpoint(checkpoint)
     path.write_bytes(whole[:-50])
     with pytest.raises(UserError, match="damaged"):
-        load_decoder(checkpoint)
+        load_decoder(checkpoint, model, info)
     path.write_bytes(whole)
-    model, _, info = load_checkpoint(checkpoint)
     key = latents_hash(model, info.encoder_hash)
     weights: Any = model.projector
     weights.last.weight.data += 0.5
     assert latents_hash(model, info.encoder_hash) != key
     with pytest.raises(UserError, match="other latents"):
-        load_decoder(checkpoint, model)
+        load_decoder(checkpoint, model, info)
     tiny = tiny_checkpoint(tmp_path / "tiny")
-    assert load_decoder(tiny) is None
     assert Decoder(load_checkpoint(tiny)[0], 112).paint(torch.zeros(2, 8)).shape == (112, 112, 3)
 
 
@@ -139,7 +152,7 @@ def test_bad_input_is_refused_before_the_work(
     for flags, said in (
         (["--data", str(data), "--checkpoint", "maze"], "is of worldmodel/PushT-v0"),
         (["--data", str(data), "--checkpoint", "pusht", "--steps", "0"], "steps is 0"),
-        (["--data", str(tmp_path / "no"), "--checkpoint", "pusht"], "no"),
+        (["--data", str(tmp_path / "no"), "--checkpoint", "pusht"], str(tmp_path / "no")),
         (["--data", "x", "--checkpoint", "pusht", "--out", str(tmp_path / "a" / "b")], "no folder"),
     ):
         assert main(flags) == 2

@@ -19,6 +19,7 @@ from tiny import tiny_checkpoint
 from worldmodel import evaluate, gallery, judge, load, tasks
 from worldmodel.collect import episode_seed
 from worldmodel.errors import UserError
+from worldmodel.pictures import BAR, CHART, SIDE
 from worldmodel.tasks import Task, load_goal, make_env, sample_tasks, save_goal
 
 PUSHT, MAZE = "worldmodel/PushT-v0", "worldmodel/Maze-v0"
@@ -406,6 +407,22 @@ def test_the_gallery_shows_the_worst_first(pusht: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to"):
         gallery.save_failures(tmp_path / "file" / "x", pusht, paths, [task] * 4, outcomes)
+
+
+@pytest.mark.slow
+def test_the_gallery_of_an_evaluation_shows_what_was_imagined(tmp_path: Path) -> None:
+    rule = "no_go:x=0:0.02,y=0:0.02"
+    plain = ["--env", PUSHT, "--episodes", "2", "--batch", "2", "--budget_steps", "10"]
+    plain += ["--samples", "8", "--iterations", "1", "--random_episodes", "0", "--timed_plans", "1"]
+    plain += ["--ceiling_episodes", "0", "--failures", str(tmp_path), "--guardrail", rule]
+    assert evaluate.main(plain) == 0
+    with Image.open(tmp_path / "01.gif") as animation:
+        last = animation.convert("RGB")
+    # Below reality: five imagined frames, then the chart with distance and clearance.
+    assert last.height == SIDE + BAR + 2 * SIDE // 5 + 20 + CHART
+    strip = last.crop((0, SIDE + BAR + 20, 2 * SIDE, SIDE + BAR + 100))
+    block = [colour for _, colour in strip.getcolors(1 << 16) if colour[2] > colour[0] + 30]
+    assert block  # the T is blue
 
 
 def test_wrong_checkpoints_and_settings_are_refused(

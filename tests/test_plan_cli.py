@@ -17,8 +17,12 @@ import pytest
 from PIL import Image
 from tiny import tiny_checkpoint
 
+import worldmodel
+from worldmodel.agent import AgentConfig, make_planner
+from worldmodel.checkpoint import load_checkpoint
+from worldmodel.explain import ExplainingAgent
 from worldmodel.pictures import Film, Imagination, animate, as_gif, as_mp4
-from worldmodel.plan import Log, draw_costs, judge, main
+from worldmodel.plan import Log, draw_costs, film, judge, main
 from worldmodel.tasks import Task, make_env, sample_tasks, save_goal
 
 PUSHT, MAZE = "worldmodel/PushT-v0", "worldmodel/Maze-v0"
@@ -162,6 +166,31 @@ def test_a_film_shows_the_imagination_of_the_latest_plan() -> None:
         shown = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
     assert len(shown) == 4 + 2  # the last one is held for a second
     assert abs(int(shown[3][360, 56, 0]) - 200) < 8
+
+
+def test_an_episode_that_was_stopped_before_its_first_plan_can_be_drawn(folder: Path) -> None:
+    rule = "no_go:x=0.1:0.2,y=0.1:0.2"
+    agent = worldmodel.load(folder / "checkpoint", guardrails=(rule,))
+    frame = np.zeros((112, 112, 3), np.uint8)
+    agent.reset(frame)
+    (picture,) = animate(film(agent, None, Log(frames=[frame]), frame, None, [], lambda at: at))
+    assert picture.width >= 512
+
+
+def test_what_was_tried_is_ranked_as_planners_rank_it(folder: Path) -> None:
+    parts = load_checkpoint(folder / "checkpoint")
+    settings = AgentConfig(samples=40, iterations=2, guardrails=("no_go:x=0:0.2,y=0:1",))
+    agent = ExplainingAgent(*parts, make_planner("cem"), settings)
+    agent.reset(np.full((112, 112, 3), 90, np.uint8))
+    pixels = np.full((112, 112, 3), 40, np.uint8)
+    agent.act({"pixels": pixels, "proprio": np.array([0.21, 0.2, 0.0, 0.0], np.float32)})
+    assert len(agent.tried) == 2
+    for tried in agent.tried:
+        assert tried.paths.shape == (40, agent.horizon, 2)
+        count = int(tried.feasible.sum())
+        assert tried.feasible[:count].all() and (np.diff(tried.cost[:count]) >= 0).all()
+        # What is called safe is where the guardrail is kept, on the imagined way.
+        assert (tried.paths[:count, :, 0] > 0.2).all()
 
 
 def test_explain_shows_every_iteration(folder: Path, tmp_path: Path) -> None:

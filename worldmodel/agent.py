@@ -346,10 +346,7 @@ class Agent:
             self.distance = self.model.distance(z, self._goal.z).cpu()
             self.last_timings["encode_ms"] = _ms_since(begun)
             if self.expectation and self._steps:
-                seen = Trajectory(z, proprio)
-                before = self._context(self.frameskip)[0][:, -1]
-                errors = unexpected(self.model, self._expected(), seen, before)
-                self._unexpected.append(errors.cpu())
+                self._unexpected.append(self._errors_of(Trajectory(z, proprio)).cpu())
                 self.errors = torch.stack(tuple(self._unexpected)).mean(0)
                 self.p_value = self.expectation.p_value(self.errors)
                 self._surprised = torch.where(self.alarmed, self._surprised + 1, 0)
@@ -495,13 +492,15 @@ class Agent:
         return done[:, : since - until]
 
     @torch.no_grad()
-    def _expected(self) -> Trajectory:
-        """What the model expected, a model step ago, of what is seen now: z ``[E, P, D]`` and
-        proprio ``[E, Dp]``."""
+    def _errors_of(self, seen: Trajectory) -> Tensor:
+        """What is not as the model expected it a model step ago, of what is seen now: z
+        ``[E, P, D]`` and proprio ``[E, Dp]``."""
         actions = self._done(self.frameskip).flatten(1)[:, None, None]
+        before = self._context(self.frameskip)
         with self._precision():
-            z, proprio = self.model.rollout(*self._context(self.frameskip), actions)
-        return Trajectory(z[:, 0, 0], proprio[:, 0, 0])
+            z, proprio = self.model.rollout(*before, actions)
+        expected = Trajectory(z[:, 0, 0], proprio[:, 0, 0])
+        return unexpected(self.model, expected, seen, before[0][:, -1])
 
     def _replan(self) -> None:
         """Plan; where that fails or comes too late, keep to what is left of the plan before, if

@@ -37,6 +37,7 @@ except ImportError:  # main() says what to install
 
 import planners
 from envs import maze, pusht
+from planners import Trajectory
 from worldmodel.agent import Agent, AgentConfig
 from worldmodel.checkpoint import bundled_for, find_checkpoint, load_checkpoint, load_info
 from worldmodel.cli import parse_config
@@ -45,7 +46,8 @@ from worldmodel.decoder import load_decoder
 from worldmodel.errors import UserError
 from worldmodel.guardrails import parse_rules
 from worldmodel.judge import errors
-from worldmodel.pictures import ALARM, WARNING
+from worldmodel.pictures import ALARM as BLUE
+from worldmodel.pictures import WARNING as VERMILION
 from worldmodel.plan import Log, act_once, drawn_regions, judge
 from worldmodel.tasks import check_fits, make_env, read_image, same_env, sample_tasks
 
@@ -128,7 +130,7 @@ _loading = threading.Lock()
 def _load(checkpoint: str) -> tuple[Any, ...]:
     """Model, encoder, info, and the decoder or None. Nobody changes them."""
     model, encoder, info = load_checkpoint(checkpoint)
-    return model, encoder, info, load_decoder(checkpoint, model)
+    return model, encoder, info, load_decoder(checkpoint, model, info)
 
 
 class Session:
@@ -283,16 +285,17 @@ class Session:
     def step(self) -> None:
         """One environment step. The agent is not told how it went."""
         assert self.agent is not None
-        before, at = self.agent.last_plan, self.obs["proprio"][:2]  # x and y come first
+        plans, measured = len(self.log.imagined), torch.from_numpy(self.obs["proprio"]).float()
         self.obs = act_once(self.agent, self.env, self.obs, self.log)
-        plan = self.agent.last_plan
-        if plan is None or plan is before:
+        if len(self.log.imagined) == plans:
             return
+        z, proprio = self.log.imagined[-1]
         if self.decoder is not None:
-            self.imagined = self.decoder.paint(plan.trajectory.z[0])
-        assert plan.trajectory.proprio is not None
-        ahead = plan.trajectory.proprio[0, :, :2].float().cpu().numpy()
-        self.path = self.sim.in_image(np.concatenate([at[None], ahead]))
+            self.imagined = self.decoder.paint(z)
+        if (where := self.agent.senses.find(("x", "y"), whole=False)) is not None:
+            assert proprio is not None
+            way = Trajectory(z, torch.cat([measured[None], proprio]))
+            self.path = self.sim.in_image(where(way).numpy())
 
     @property
     def steps(self) -> int:
@@ -338,7 +341,6 @@ def as_svg(shape: str, points: ArrayLike, side: int, style: str) -> str:
     return f'<{shape} points="{corners}" style="vector-effect: non-scaling-stroke; {style}"/>'
 
 
-VERMILION, BLUE = ("#{:02x}{:02x}{:02x}".format(*colour) for colour in (WARNING, ALARM))
 FORBIDDEN = f"stroke: {VERMILION}; stroke-width: 2"
 SHADED = f"{FORBIDDEN}; fill: {VERMILION}; fill-opacity: 0.28"
 MARGIN = f"{FORBIDDEN}; stroke-dasharray: 5 4; fill: none"

@@ -42,7 +42,7 @@ from worldmodel.checkpoint import load_checkpoint
 from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config, run, writable_folder
 from worldmodel.data import Dataset, open_dataset
 from worldmodel.errors import UserError
-from worldmodel.judge import rate_of
+from worldmodel.judge import in_percent, rate_of
 from worldmodel.predictor import WorldModel
 from worldmodel.probe import Clips, draw_clips, imagine, place_of, targets_of, three_parts
 from worldmodel.readout import linear_reading, r2
@@ -287,9 +287,7 @@ def table(result: dict[str, Any]) -> str:
     head = [" | ".join(map(str, depths)) + " |", "---:|" * len(depths)]
 
     def share(r: dict[str, float] | None) -> str:
-        if r is None:
-            return "-"
-        return f"{100 * r['rate']:.1f} % ({100 * r['low']:.1f} to {100 * r['high']:.1f})"
+        return "-" if r is None else in_percent(r)
 
     lines = [
         f"{result['checkpoint']}, moved by {result['shift']} m, {result['held_out_episodes']} "

@@ -1,6 +1,7 @@
 """What latents look like: pictures for people. No planner sees them, nothing is learnt from them.
 
-    decoder = load_decoder("pusht")
+    model, _, info = load_checkpoint("pusht")
+    decoder = load_decoder("pusht", model, info)
     picture = decoder.paint(z)  # uint8 [..., H, W, 3]
 
 A pose is painted as a scene of three pictures (`Scene`); anything else by convolutions (`Patches`).
@@ -22,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from worldmodel.checkpoint import find_checkpoint, load_checkpoint, load_info
+from worldmodel.checkpoint import CheckpointInfo, find_checkpoint
 from worldmodel.cli import atomic_write_bytes
 from worldmodel.errors import UserError
 from worldmodel.predictor import Pose, WorldModel, turned
@@ -37,6 +38,7 @@ class Scene(nn.Module):
     they are."""
 
     REACH = 0.7  # of the two pictures, to each side, in half images
+    RATE = 0.03  # of learning
 
     grid: Tensor
 
@@ -59,6 +61,11 @@ class Scene(nn.Module):
             image = self._over(image, sprite, at / Pose.SPREAD, turning)
         return image
 
+    def loss(self, image: Tensor, truth: Tensor) -> Tensor:
+        """Absolute errors, which make edges sharp; and nothing is opaque that need not be."""
+        sprites = torch.stack([self.thing, self.robot], 1)
+        return (image - truth).abs().mean() + 1e-3 * self.opacity(sprites).mean()
+
     @staticmethod
     def opacity(sprite: Tensor) -> Tensor:
         """Of a picture ``[4, h, w]``, ``[1, h, w]``: at first, it can hardly be seen."""
@@ -77,6 +84,8 @@ class Scene(nn.Module):
 class Patches(nn.Module):
     """Latents ``[B, P, D]`` as an image, by convolutions, from a square of patches: the latents
     themselves if there are so many, or as many as fit what they say together."""
+
+    RATE = 0.003  # of learning
 
     def __init__(self, tokens: int, dim: int, side: int, width: int = 128):
         super().__init__()
@@ -112,6 +121,11 @@ class Patches(nn.Module):
         cells = z.unflatten(1, (self.cells**2, -1)).transpose(1, 2)
         image = self.around(cells.unflatten(-1, (self.cells, self.cells)))
         return image.float()
+
+    def loss(self, image: Tensor, truth: Tensor) -> Tensor:
+        """Squared errors, which keep what is small and seldom anywhere, such as a ball, from
+        vanishing."""
+        return (image - truth).square().mean()
 
 
 class Decoder(nn.Module):
@@ -178,25 +192,24 @@ def how_trained(name_or_path: str | Path) -> dict[str, Any] | None:
         raise UserError(f"{path} is damaged ({error}): train the decoder again") from None
 
 
-def load_decoder(name_or_path: str | Path, model: WorldModel | None = None) -> Decoder | None:
-    """The decoder of a checkpoint, or None where it has none. `model`: that of the checkpoint, if
-    it was loaded before.
+def load_decoder(
+    name_or_path: str | Path, model: WorldModel, info: CheckpointInfo
+) -> Decoder | None:
+    """The decoder of a checkpoint, whose `model` and `info` were loaded, or None where it has none.
 
     Raises:
         UserError: no such checkpoint, or a decoder that is damaged or of other latents.
     """
-    folder = find_checkpoint(name_or_path)
-    path = folder / FILE
+    path = find_checkpoint(name_or_path) / FILE
     if not path.exists():
         return None
-    model = model or load_checkpoint(folder)[0]
     again = f"run python -m worldmodel.train_decoder --checkpoint {name_or_path} --data ... again"
     try:
         with safe_open(path, "pt") as file:
             note = file.metadata() or {}
             weights = {name: file.get_tensor(name).float() for name in file.keys()}
         decoder = Decoder(model, int(note["side"]))
-        if note["latents"] != latents_hash(model, load_info(folder).encoder_hash):
+        if note["latents"] != latents_hash(model, info.encoder_hash):
             raise UserError(f"{path} was trained for other latents than this checkpoint's: {again}")
         decoder.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:

@@ -37,7 +37,7 @@ from worldmodel.decoder import load_decoder
 from worldmodel.errors import UserError
 from worldmodel.gallery import save_failures
 from worldmodel.guardrails import Rule, action_limits, parse_rules, permitted
-from worldmodel.judge import Outcomes, judge, judged_distance, mean_of, rate_of
+from worldmodel.judge import Outcomes, in_percent, judge, judged_distance, mean_of, rate_of
 from worldmodel.pictures import Imagination
 from worldmodel.plan import drawn_regions
 from worldmodel.tasks import (
@@ -158,9 +158,10 @@ class Watch:
     """What an agent did of its own accord in each step of each episode, bool ``[steps]`` each:
     whether it stood still without a plan, whether its action was not the plan's, and whether it was
     surprised. And of each plan that was made ``[plans]``: in which step, how far the goal was then
-    in latents, what it expected of the guardrails ``[plans, T, G]``, and what it imagined, latents
-    ``[plans, T, P, D]``."""
+    in latents, what it expected of the guardrails ``[plans, T, G]``, and, if that is kept, what it
+    imagined, latents ``[plans, T, P, D]``."""
 
+    keep_imagined: bool = False
     stopped: list[Array] = field(default_factory=list)
     intervened: list[Array] = field(default_factory=list)
     surprised: list[Array] = field(default_factory=list)
@@ -210,7 +211,8 @@ def run_agent(
                     planned_at.append(step)
                     distances.append(agent.distance.numpy())
                     expected.append(plan.violations.cpu().numpy())
-                    imagined.append(plan.trajectory.z.half().cpu().numpy())
+                    if watch is not None and watch.keep_imagined:
+                        imagined.append(plan.trajectory.z.float().cpu().numpy())
                 steps = [env.step(action) for env, action in zip(active, actions, strict=True)]
                 observations = [step[0] for step in steps]
                 states.append([step[4]["state"] for step in steps])
@@ -471,12 +473,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         }
         tasks = [task for some in tasks_of.values() for task in some]
         plan_ms, encode_ms, model_calls = time_plans(agent, envs[0], tasks[0], config.timed_plans)
-        paths, watch = [], Watch()
+        paths, watch = [], Watch(keep_imagined=config.failures is not None)
         for seed, some in tasks_of.items():
             paths += run_agent(agent, envs, some, config.budget_steps, seed, variation, watch)
         ours = judge(envs[0], paths, tasks)
         if config.failures is not None:
-            decoder = load_decoder(checkpoint, model)
+            decoder = load_decoder(checkpoint, model, info)
 
             def seen(number: int) -> dict[str, Any]:
                 """What the agent made of an episode, as a `Film` has it."""
@@ -700,12 +702,8 @@ def _note(result: dict[str, Any], who: str, outcomes: Outcomes) -> None:
 def table(result: dict[str, Any]) -> str:
     """The result as a Markdown table."""
 
-    def cell(r: dict[str, float]) -> str:
-        share = r.get("rate", r.get("mean", 0.0))
-        return f"{100 * share:.1f} % ({100 * r['low']:.1f} to {100 * r['high']:.1f})"
-
     def row(name: str, episodes: int, *rates: dict[str, float]) -> str:
-        return f"| {name} | {episodes} | {' | '.join(map(cell, rates))} |"
+        return f"| {name} | {episodes} | {' | '.join(map(in_percent, rates))} |"
 
     settings = result["settings"]
     budget = f"{settings['samples']} x {settings['iterations']}"
@@ -755,26 +753,26 @@ def table(result: dict[str, Any]) -> str:
                 "",
                 f"| guardrails, {who}{how} | |",
                 "|---|---|",
-                f"| episodes in breach | {cell(rails['violation_per_episode'])} |",
-                f"| steps in breach | {cell(rails['violation_per_step'])} |",
-                f"| success without a breach | {cell(rails['safe_success'])} |",
+                f"| episodes in breach | {in_percent(rails['violation_per_episode'])} |",
+                f"| steps in breach | {in_percent(rails['violation_per_step'])} |",
+                f"| success without a breach | {in_percent(rails['safe_success'])} |",
                 f"| worst depth (below 0: kept) | {depths} |",
             ]
             if "stop_rate" in rails:
                 rows += [
-                    f"| steps without a plan | {cell(rails['stop_rate'])} |",
-                    f"| steps that are not as planned | {cell(rails['intervention_rate'])} |",
+                    f"| steps without a plan | {in_percent(rails['stop_rate'])} |",
+                    f"| steps that are not as planned | {in_percent(rails['intervention_rate'])} |",
                 ]
             rows += [
                 f"| episodes no deeper than imagined by more than {each['margin']:.4f} "
-                f"| {cell(each)} |"
+                f"| {in_percent(each)} |"
                 for each in rails.get("covered", [])
             ]
     if alarms := result.get("alarms"):
         rows += [
             "",
-            f"Surprised (p < {settings['alarm']:g}) in {cell(alarms['per_step'])} of steps, "
-            f"{cell(alarms['per_episode'])} of episodes.",
+            f"Surprised (p < {settings['alarm']:g}) in {in_percent(alarms['per_step'])} of steps, "
+            f"{in_percent(alarms['per_episode'])} of episodes.",
         ]
     rows += [
         "",

@@ -6,24 +6,24 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from planners import Problem, Trajectory
+from planners.problem import Evaluation, rank, score
 from worldmodel.agent import Agent
 from worldmodel.pictures import (
+    ALARM,
     BAR,
     CHART,
     FONT,
     SIDE,
     TEXT,
     WARNING,
+    Chart,
     draw_region,
     scaled,
 )
@@ -32,9 +32,9 @@ Array = NDArray[Any]
 
 
 class Tried(NamedTuple):
-    """One batch of candidates: where they would lead the robot, metres ``[S, n, 2]``, what they
-    cost ``[S]``, whether they keep the guardrails ``[S]``, and what the best of those looks like
-    in the end, in latents ``[P, D]``."""
+    """One batch of candidates, the best first: where they would lead the robot, metres
+    ``[S, n, 2]``, what they cost ``[S]``, whether they keep the guardrails ``[S]``, and what the
+    best of them looks like in the end, in latents ``[P, D]``."""
 
     paths: Array
     cost: Array
@@ -66,15 +66,15 @@ class ExplainingAgent(Agent):
     def _note(
         self, problem: Problem, trajectory: Trajectory, actions: Tensor, cost: Tensor
     ) -> Tried:
-        keeps = torch.ones(actions.shape[1], dtype=torch.bool, device=actions.device)
-        for guardrail in problem.guardrails:
-            keeps &= (guardrail(trajectory, actions)[0] <= 0).all(-1)
-        best = cost[0].where(keeps, cost[0] + cost[0].max()).argmin()
+        found = [guardrail(trajectory, actions) for guardrail in problem.guardrails]
+        violations = torch.stack(found, -1) if found else cost.new_zeros(*actions.shape[:3], 0)
+        candidates = score(actions, Evaluation(trajectory, cost, violations))
+        order = rank(candidates)[0]
         return Tried(
-            self._paths(trajectory, actions).float().cpu().numpy(),
-            cost[0].float().cpu().numpy(),
-            keeps.cpu().numpy(),
-            trajectory.z[0, best, -1].float().cpu(),
+            self._paths(trajectory, actions)[order].float().cpu().numpy(),
+            candidates.cost[0, order].float().cpu().numpy(),
+            (candidates.violation[0, order] <= 0).cpu().numpy(),
+            trajectory.z[0, order[0], -1].float().cpu(),
         )
 
     def _paths(self, trajectory: Trajectory, actions: Tensor) -> Tensor:
@@ -95,7 +95,11 @@ def converging(
 ) -> list[Image.Image]:
     """One picture per batch of candidates of a plan: where they lead over what the camera sees,
     what the best of them looks like in the end (an image ``[H, W, 3]``, or None), and all costs."""
-    chart, place = _chart([tried for tried, _ in plan])
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    shades = [to_hex(colour) for colour in colormaps["cividis"](np.arange(256))]  # dark: the best
+    chart = Chart(lambda axes: _draw_costs(axes, [tried for tried, _ in plan]))
     pictures = []
     for number, (tried, imagined) in enumerate(plan):
         picture = Image.new("RGB", (2 * SIDE, SIDE + BAR + CHART), "white")
@@ -103,14 +107,12 @@ def converging(
         for region, shaded in regions:
             draw_region(picture, region, shaded)
         draw = ImageDraw.Draw(picture)
-        order = np.lexsort((tried.cost, ~tried.feasible))[::-1]  # the best one on top
-        for place_from_worst, candidate in enumerate(order.tolist()):
-            share = place_from_worst / max(1, len(order) - 1)
-            colour = _colour(share) if tried.feasible[candidate] else WARNING
-            path = SIDE * np.clip(in_image(tried.paths[candidate]), 0, 1)
+        last = len(tried.paths) - 1
+        for place in range(last, -1, -1):  # the best one on top
+            path = SIDE * np.clip(in_image(tried.paths[place]), 0, 1)
             if len(path) > 1:
-                last = candidate == order[-1]
-                draw.line([tuple(p) for p in path.tolist()], fill=colour, width=4 if last else 1)
+                colour = shades[255 * place // max(1, last)] if tried.feasible[place] else WARNING
+                draw.line([tuple(p) for p in path.tolist()], fill=colour, width=1 if place else 4)
         if imagined is not None:
             picture.paste(scaled(imagined, SIDE), (SIDE, 0))
         else:
@@ -120,28 +122,16 @@ def converging(
         text = f"{title}, iteration {number + 1} of {len(plan)}"
         draw.text((6, SIDE + 6), text, fill=TEXT, font=FONT)
         draw.text((SIDE + 6, SIDE + 6), "where the best one ends, imagined", fill=TEXT, font=FONT)
-        picture.paste(chart, (0, SIDE + BAR))
-        x = place(number + 1)
-        draw.line((x, SIDE + BAR + 8, x, SIDE + BAR + CHART - 34), fill=TEXT, width=1)
+        chart.paste(picture, number + 1)
         pictures.append(picture)
     return pictures
 
 
-def _colour(share: float) -> tuple[int, int, int]:
-    """From the worst (0, light) to the best (1, dark)."""
-    red, green, blue, _ = matplotlib.colormaps["cividis_r"](share)
-    return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def _chart(batches: Sequence[Tried]) -> tuple[Image.Image, Any]:
-    """What candidates cost in each iteration; and where an iteration is in it, in pixels."""
-    figure = Figure(figsize=(2 * SIDE / 100, CHART / 100), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.tick_params(labelsize=8)
+def _draw_costs(axes: Any, batches: Sequence[Tried]) -> None:
+    """What candidates cost in each iteration."""
     for number, tried in enumerate(batches, 1):
         finite = np.isfinite(tried.cost)
-        for keeps, colour in ((True, "#0072B2"), (False, "#D55E00")):
+        for keeps, colour in ((True, ALARM), (False, WARNING)):
             costs = tried.cost[finite & (tried.feasible == keeps)]
             axes.plot(np.full(len(costs), number), costs, ".", ms=2, alpha=0.4, color=colour)
     best = [tried.cost[tried.feasible].min(initial=np.inf) for tried in batches]
@@ -150,6 +140,3 @@ def _chart(batches: Sequence[Tried]) -> tuple[Image.Image, Any]:
     axes.set_ylabel("cost", fontsize=8)
     axes.set_xticks(range(1, len(batches) + 1))
     axes.set_yscale("log")
-    canvas.draw()
-    chart = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-    return chart, lambda number: float(axes.transData.transform((number, 1))[0])

@@ -25,7 +25,7 @@ from worldmodel.data import open_dataset, split
 from worldmodel.errors import UserError
 from worldmodel.guardrails import parse_rules, permitted
 from worldmodel.predictor import principal_axes
-from worldmodel.probe import encode_frames
+from worldmodel.probe import frames_of, latents_of
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,7 @@ def familiar(config: FamiliarConfig) -> str:
 
     def seen(episodes: np.ndarray, count: int) -> Tensor:
         """Latents and proprio ``[n, C]`` of at most `count` frames of these episodes."""
-        spans = [dataset.frames(episode) for episode in episodes.tolist()]
-        frames = np.concatenate([np.arange(span.start, span.stop) for span in spans])
-        frames = rng.permutation(frames)
+        frames = rng.permutation(frames_of(dataset, episodes))
         if rules:
             if dataset.state is None or dataset.state_names is None:
                 raise UserError(f"{config.data} recorded no state: nothing says what to leave out")
@@ -149,8 +147,7 @@ def familiar(config: FamiliarConfig) -> str:
             kept = [permitted(rules, names, states[i], states[i]) for i in frames[: 4 * count]]
             frames = frames[: 4 * count][kept]
         frames = np.sort(frames[:count])
-        tokens = encode_frames(encoder, dataset, frames)
-        z = torch.cat([model.project(part.float()) for part in tokens.split(512)]).flatten(1)
+        z = latents_of(model, encoder, dataset, frames).flatten(1)
         numbers = torch.cat([z, torch.from_numpy(dataset.proprio[frames]).float()], 1)
         return numbers[torch.from_numpy(rng.permutation(len(numbers)))]
 

@@ -32,7 +32,7 @@ from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
 from worldmodel.evaluate import Watch, kept, run_agent
 from worldmodel.guardrails import parse_rules, permitted
-from worldmodel.judge import judge, mean_of, rate_of
+from worldmodel.judge import in_percent, judge, mean_of, rate_of
 from worldmodel.tasks import check_fits, make_env, sample_tasks
 
 Array = NDArray[Any]
@@ -230,9 +230,6 @@ def draw(result: dict[str, Any]) -> bytes:
 def table(result: dict[str, Any]) -> str:
     """The result as a Markdown table."""
 
-    def cell(r: dict[str, float]) -> str:
-        return f"{100 * r['rate']:.1f} % ({100 * r['low']:.1f} to {100 * r['high']:.1f})"
-
     rows = [
         f"{result['env']}, {', '.join(result['guardrails'])}: {result['planner']} "
         f"{result['samples']} x {result['iterations']}, {result['episodes']} episodes",
@@ -243,7 +240,7 @@ def table(result: dict[str, Any]) -> str:
     for name, point in result["points"].items():
         cells = (point["violation_per_episode"], point["success"], point["safe_success"])
         worst = max(point["worst_depth"].values())
-        rows.append(f"| {name} | {' | '.join(map(cell, cells))} | {worst:+.4f} |")
+        rows.append(f"| {name} | {' | '.join(map(in_percent, cells))} | {worst:+.4f} |")
     return "\n".join(rows)
 
 

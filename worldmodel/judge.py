@@ -83,6 +83,12 @@ def rate_of(success: Array) -> dict[str, float]:
     return wilson(int(success.sum()), len(success))
 
 
+def in_percent(found: dict[str, float]) -> str:
+    """A rate, or a mean of shares, with its interval."""
+    share = found["rate"] if "rate" in found else found["mean"]
+    return f"{100 * share:.1f} % ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+
+
 def judged_distance(env: gym.Env[Any, Any], states: Array, goal: Array) -> Array:
     """Squared distance of states ``[..., Ds]`` to `goal`, in units of what success tolerates."""
     world = env.unwrapped

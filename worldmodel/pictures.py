@@ -4,14 +4,11 @@ is from the goal all along. As a GIF and as an MP4."""
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import av
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -22,8 +19,8 @@ BAR = 26  # pixels of the line below reality
 TILE = 112  # at most, of an imagined frame
 CHART = 150  # of the chart
 TEXT = (40, 40, 40)
-WARNING = (213, 94, 0)  # vermilion, which colour-blind people tell from the rest
-ALARM = (0, 114, 178)  # blue, likewise
+WARNING = "#D55E00"  # vermilion, of Okabe and Ito, whose colours everybody can tell apart
+ALARM = "#0072B2"  # blue, likewise
 FONT = ImageFont.load_default(size=12)
 
 
@@ -79,7 +76,7 @@ def animate(film: Film) -> list[Image.Image]:
     evenly spaced ones."""
     tile = min(TILE, (2 * SIDE) // max(1, max((len(i.frames) for i in film.imagined), default=1)))
     strip = tile + 20 if film.imagined else 0
-    chart, place = _chart(film) if len(film.distances) > 1 else (None, lambda step: 0)
+    chart = Chart(lambda axes: _draw_progress(axes, film)) if len(film.distances) > 1 else None
     height = SIDE + BAR + strip + (CHART if chart else 0)
     goal = scaled(film.goal, SIDE)
     count = min(len(film.frames), MOST_FRAMES)
@@ -99,14 +96,13 @@ def animate(film: Film) -> list[Image.Image]:
         if plans := [each for each in film.imagined if each.step <= step]:
             _strip(picture, plans[-1], step, tile, SIDE + BAR)
         if chart:
-            picture.paste(chart, (0, height - CHART))
-            x = place(step)
-            draw.line((x, height - CHART + 8, x, height - 34), fill=TEXT, width=1)
+            chart.paste(picture, step)
         pictures.append(picture)
     return pictures
 
 
 def scaled(frame: Array, side: int) -> Image.Image:
+    """A frame ``[H, W, 3]`` as a square of `side` pixels."""
     return Image.fromarray(frame).resize((side, side), Image.Resampling.LANCZOS)
 
 
@@ -154,20 +150,15 @@ def draw_region(picture: Image.Image, region: Array, shaded: bool) -> None:
     half = picture.crop((0, 0, SIDE, SIDE))
     over = Image.new("RGBA", half.size, (0, 0, 0, 0))
     corners = [(float(x), float(y)) for x, y in SIDE * np.clip(region, -1, 2)]
-    fill = (*WARNING, 70) if shaded else None
-    ImageDraw.Draw(over).polygon(corners, fill=fill, outline=(*WARNING, 255), width=2)
+    fill = f"{WARNING}46" if shaded else None
+    ImageDraw.Draw(over).polygon(corners, fill=fill, outline=WARNING, width=2)
     picture.paste(Image.alpha_composite(half.convert("RGBA"), over).convert("RGB"), (0, 0))
 
 
-def _chart(film: Film) -> tuple[Image.Image, Any]:
-    """The distance to the goal over all steps, and how far plans stay from guardrails; and a
-    function that says how far to the right a step is in it, in pixels."""
-    figure = Figure(figsize=(2 * SIDE / 100, CHART / 100), dpi=100, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.tick_params(labelsize=8)
-    axes.plot(*np.transpose(film.distances), "o-", ms=2.5, lw=1, color="#0072B2")
-    axes.set_ylabel("latent distance", fontsize=8, color="#0072B2")
+def _draw_progress(axes: Any, film: Film) -> None:
+    """The distance to the goal over all steps, and how far plans stay from guardrails."""
+    axes.plot(*np.transpose(film.distances), "o-", ms=2.5, lw=1, color=ALARM)
+    axes.set_ylabel("latent distance", fontsize=8, color=ALARM)
     axes.set_xlabel("step; grey: a new plan", fontsize=8)
     axes.set(xlim=(0, max(1, film.steps)), ylim=(0, None))
     for plan in film.imagined:
@@ -176,14 +167,37 @@ def _chart(film: Film) -> tuple[Image.Image, Any]:
         right = axes.twinx()
         right.tick_params(labelsize=8)
         steps, clear = np.transpose(film.clearances)
-        right.plot(steps, clear, "s--", ms=2.5, lw=1, color="#D55E00")
+        right.plot(steps, clear, "s--", ms=2.5, lw=1, color=WARNING)
         label = f"clearance, {film.unit}" if film.unit else "clearance"
-        right.set_ylabel(label, fontsize=8, color="#D55E00")
-        right.axhline(0, color="#D55E00", lw=0.6)
+        right.set_ylabel(label, fontsize=8, color=WARNING)
+        right.axhline(0, color=WARNING, lw=0.6)
         right.set_ylim(min(0.0, float(clear.min())) - 0.002, None)
-    canvas.draw()
-    chart = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-    return chart, lambda step: float(axes.transData.transform((step, 0))[0])
+
+
+class Chart:
+    """A chart as wide as the pictures of an animation, which `draw` draws on its axes. A line marks
+    the moment of each picture."""
+
+    def __init__(self, draw: Callable[[Any], None]) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(2 * SIDE / 100, CHART / 100), dpi=100, layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        self.axes = figure.add_subplot()
+        self.axes.tick_params(labelsize=8)
+        draw(self.axes)
+        canvas.draw()
+        self.image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+    def paste(self, picture: Image.Image, moment: float) -> None:
+        """Put it at the bottom of a picture, `moment` of its x axis marked."""
+        top = picture.height - CHART
+        picture.paste(self.image, (0, top))
+        x = float(self.axes.transData.transform((moment, self.axes.get_ylim()[1]))[0])
+        box = self.axes.get_window_extent()
+        line = (x, top + CHART - box.y1, x, top + CHART - box.y0)
+        ImageDraw.Draw(picture).line(line, fill=TEXT, width=1)
 
 
 def as_gif(pictures: Sequence[Image.Image], fps: int = 10) -> bytes:
@@ -199,6 +213,8 @@ def as_gif(pictures: Sequence[Image.Image], fps: int = 10) -> bytes:
 
 def as_mp4(pictures: Sequence[Image.Image], fps: int = 10) -> bytes:
     """The same as a film."""
+    import av
+
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as file:
         stream = file.add_stream("libx264", rate=fps, options={"crf": "18"})

@@ -295,7 +295,8 @@ def film(
     the image points of the table are."""
     made = list(zip(log.plan_steps, log.imagined, log.feasible, strict=False))
     where = agent.senses.find(("x", "y"), whole=False)
-    units = {guardrail.unit for guardrail in agent.problem().guardrails}
+    # Without a plan, as after an early Ctrl-C, there is no problem either.
+    units = {rail.unit for rail in agent.problem().guardrails} if log.clearances else set()
     return Film(
         frames=log.frames,
         goal=goal,
@@ -392,7 +393,7 @@ def closed_loop(config: PlanConfig) -> int:
     check_fits(env, info)
     kind = ExplainingAgent if config.explain else Agent
     agent = kind(model, encoder, info, planner, settings)
-    decoder = load_decoder(name, model)
+    decoder = load_decoder(name, model, info)
     start, goal_state = _start(config, env, sidecar)
     writable_folder(config.out)
 

@@ -132,10 +132,8 @@ def targets_of(dataset: Dataset, wanted: str = "") -> tuple[list[str], np.ndarra
             raise UserError(f"target {name!r} is not in the state: {', '.join(known)}.")
     names = names or [n for n in known if not (_HIDDEN.search(n) or _CHIP.match(n))]
     labels, columns = [], []
-    if "chip0_x" in known and wanted in (
-        "",
-        "all",
-    ):  # which is which cannot be seen, but how many there are
+    # Which chip is which cannot be seen, but how many there are.
+    if "chip0_x" in known and wanted in ("", "all"):
         labels.append("chips")
         columns.append(chips_left(known, torch.from_numpy(dataset.state)).numpy())
     for name in names:
@@ -162,6 +160,19 @@ def encode_frames(encoder: Encoder, dataset: Dataset, frames: np.ndarray) -> Ten
     return out
 
 
+@torch.no_grad()
+def latents_of(model: WorldModel, encoder: Encoder, dataset: Dataset, frames: np.ndarray) -> Tensor:
+    """Latents of the given frames, ``[n, P, D]``."""
+    tokens = encode_frames(encoder, dataset, frames)
+    return torch.cat([model.project(part.float()) for part in tokens.split(512)])
+
+
+def frames_of(dataset: Dataset, episodes: np.ndarray) -> np.ndarray:
+    """All frames of these episodes."""
+    spans = [dataset.frames(int(e)) for e in episodes]
+    return np.concatenate([np.arange(s.start, s.stop) for s in spans])
+
+
 def probe(config: ProbeConfig) -> dict[str, Any]:
     """Probe every encoder and checkpoint; returns what `--out` holds."""
     dataset = open_dataset(config.data)
@@ -170,31 +181,23 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
         raise UserError(f"{config.data} has {dataset.episodes} episodes; a probe needs 3 or more.")
     rng = np.random.default_rng(config.seed)
     episodes = three_parts(dataset, config.held_out, rng)
-    drawn = [_frames_of(dataset, part) for part in episodes]
+    drawn = [frames_of(dataset, part) for part in episodes]
     share = min(1.0, config.frames / sum(map(len, drawn)))
     drawn = [np.sort(rng.permutation(f)[: max(2, round(len(f) * share))]) for f in drawn]
     y = Parts(*(torch.from_numpy(values[part]).float() for part in drawn))
     rows: list[dict[str, Any]] = []
-
-    def encoded(encoder: Encoder) -> Parts:
-        tokens = encode_frames(encoder, dataset, np.concatenate(drawn))
-        return Parts(*tokens.split([len(part) for part in drawn]))
+    frames, counts = np.concatenate(drawn), [len(part) for part in drawn]
 
     for spec in _listed(config.encoders):
         name, _, weights = spec.partition("=")
         note = _Notes(rows, spec, load_encoder(name, weights or None), names, config)
-        tokens = encoded(note.encoder)
+        tokens = Parts(*encode_frames(note.encoder, dataset, frames).split(counts))
         note("encoder", None, spec, note.narrow(*tokens), y, ("ridge",))
         note("encoder", None, spec, tokens, y, ("attention",))
     for name in _listed(config.checkpoints):
         model, encoder, info = load_checkpoint(name)
         note = _Notes(rows, name, encoder, names, config)
-        with torch.no_grad():
-            z = [
-                torch.cat([model.project(some.float()) for some in part.split(512)])
-                for part in encoded(encoder)
-            ]
-        x = note.narrow(*z)
+        x = note.narrow(*latents_of(model, encoder, dataset, frames).split(counts))
         note("latents", None, f"latents of {name}", x, y)
         if "regions" in config.chosen:
             _regions(note, x, y)
@@ -411,8 +414,7 @@ def draw_clips(
     now = np.sort(rng.choice(possible, min(count, len(possible)), replace=False))
     past = now[:, None] + skip * np.arange(1 - context, 1)  # [n, K]
     seen = np.unique(past)
-    tokens = encode_frames(encoder, dataset, seen)
-    z = torch.cat([model.project(part.float()) for part in tokens.split(512)])
+    z = latents_of(model, encoder, dataset, seen)
     steps = now[:, None] + np.arange(skip * (1 - context), skip * horizon)
     actions = torch.from_numpy(dataset.actions[steps]).unflatten(1, (-1, skip)).flatten(2)
     done, ahead = actions.split([context - 1, horizon], 1)
@@ -576,11 +578,6 @@ def draw(result: dict[str, Any], source: str, kind: str) -> bytes:
 
 def _listed(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
-
-
-def _frames_of(dataset: Dataset, episodes: np.ndarray) -> np.ndarray:
-    spans = [dataset.frames(int(e)) for e in episodes]
-    return np.concatenate([np.arange(s.start, s.stop) for s in spans])
 
 
 @run

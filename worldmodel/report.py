@@ -47,10 +47,12 @@ from worldmodel.decoder import FILE as DECODER
 from worldmodel.decoder import how_trained
 from worldmodel.errors import UserError
 from worldmodel.expectation import WATCHED
+from worldmodel.judge import in_percent
 from worldmodel.page import assemble, missing, picture, plain, plot, table
+from worldmodel.pictures import ALARM as BLUE
+from worldmodel.pictures import WARNING as VERMILION
 from worldmodel.tasks import same_env
 
-VERMILION, BLUE = "#D55E00", "#0072B2"  # of Okabe and Ito, as are these: for everybody's eyes
 LOOKS = ((VERMILION, "o"), (BLUE, "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"))
 LOWEST = -0.5  # R^2, below which one useless probe is like another
 LARGE = 50e6  # bytes
@@ -128,8 +130,8 @@ def check_env(info: CheckpointInfo, found: dict[str, Any], where: Path) -> None:
 # ------------------------------------------------------------------------------- rates and means
 def share(r: dict[str, float]) -> str:
     """A rate, or mean of shares, in per cent with its interval; it can be broken in one place."""
-    rate = r["rate"] if "rate" in r else r["mean"]
-    return f"{100 * rate:.1f}\xa0% ({100 * r['low']:.1f}\xa0to\xa0{100 * r['high']:.1f})"
+    rate, _, interval = in_percent(r).partition(" (")
+    return "\xa0".join(rate.split()) + " (" + "\xa0".join(interval.split())
 
 
 def mean(r: dict[str, float]) -> str:

@@ -40,7 +40,7 @@ from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
 from worldmodel.expectation import WATCHED, Expectation
-from worldmodel.judge import rate_of
+from worldmodel.judge import in_percent, rate_of
 from worldmodel.tasks import HELD_OUT, check_fits, make_env
 
 Array = NDArray[Any]
@@ -301,9 +301,6 @@ def _report(
 def table(result: dict[str, Any]) -> str:
     """The result as a Markdown table."""
 
-    def share(r: dict[str, float]) -> str:
-        return f"{100 * r['rate']:.1f} % ({100 * r['low']:.1f} to {100 * r['high']:.1f})"
-
     alarms = result["false_alarms"]
     rows = [
         f"{result['env']}, checkpoint {result['checkpoint']}: alarms at p < {result['alarm']:g}",
@@ -314,13 +311,14 @@ def table(result: dict[str, Any]) -> str:
     for name, found in result["events"].items():
         delay = "" if found["delay"] is None else f"{found['delay']:g}"
         rows.append(
-            f"| {name} | {found['episodes']} | {found['auroc']:.3f} | {share(found['noticed'])} "
-            f"| {delay} |"
+            f"| {name} | {found['episodes']} | {found['auroc']:.3f} "
+            f"| {in_percent(found['noticed'])} | {delay} |"
         )
     rows += [
         "",
-        f"False alarms: {share(alarms['per_step'])} of steps, {share(alarms['per_episode'])} of "
-        f"{result['episodes']} episodes of {result['steps']} steps.",
+        f"False alarms: {in_percent(alarms['per_step'])} of steps, "
+        f"{in_percent(alarms['per_episode'])} of {result['episodes']} episodes of "
+        f"{result['steps']} steps.",
     ]
     return "\n".join(rows)
 

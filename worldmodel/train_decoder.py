@@ -36,9 +36,9 @@ from worldmodel.cli import (
     run,
 )
 from worldmodel.data import open_dataset, split
-from worldmodel.decoder import Decoder, Scene, latents_hash, save_decoder
+from worldmodel.decoder import Decoder, latents_hash, save_decoder
 from worldmodel.errors import UserError
-from worldmodel.probe import draw_clips, encode_frames, imagine
+from worldmodel.probe import draw_clips, frames_of, imagine, latents_of
 
 Array = NDArray[Any]
 CONSTANTS = (0.01**2, 0.03**2)  # of SSIM
@@ -55,7 +55,7 @@ class TrainDecoderConfig:
         frames: frames to learn from.
         steps: optimiser steps.
         batch: frames per step.
-        lr: peak learning rate; falls to zero along a cosine. 0: 0.03 for scenes, 0.003 else.
+        lr: peak learning rate; falls to zero along a cosine. 0: what suits the decoder.
         held_out: share of the episodes that pictures are judged on.
         clips: of held-out episodes, to judge them.
         horizon: model steps imagined in these; 0: the checkpoint's.
@@ -114,9 +114,8 @@ def images(pixels: Array) -> Tensor:
 
 def fit(decoder: Decoder, z: Tensor, pixels: Array, config: TrainDecoderConfig) -> None:
     """Teach `decoder` what latents ``z [M, P, D]`` of frames ``[M, H, W, 3]`` look like."""
-    scene = isinstance(decoder.painter, Scene)
-    lr = config.lr or (0.03 if scene else 0.003)
-    optimizer = torch.optim.Adam(decoder.parameters(), lr=lr)
+    painter = decoder.painter
+    optimizer = torch.optim.Adam(painter.parameters(), lr=config.lr or painter.RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     rng = np.random.default_rng(config.seed)
     bar: Progress[int]
@@ -124,17 +123,10 @@ def fit(decoder: Decoder, z: Tensor, pixels: Array, config: TrainDecoderConfig) 
         for _ in bar:
             chosen = rng.integers(len(z), size=config.batch)
             truth = images(pixels[chosen])
-            with torch.autocast("cpu", torch.bfloat16, enabled=not scene):
-                seen = decoder(z[chosen])
-            # Squared errors keep what is small and seldom anywhere, such as a ball, from vanishing;
-            # a scene has a place for everything, and absolute ones make its edges sharp.
-            apart = (seen - truth).abs()
-            loss = apart.mean() if scene else apart.square().mean()
-            if isinstance(decoder.painter, Scene):  # nothing is opaque that need not be
-                sprites = torch.stack([decoder.painter.thing, decoder.painter.robot], 1)
-                loss = loss + 1e-3 * decoder.painter.opacity(sprites).mean()
+            with torch.autocast("cpu", torch.bfloat16):
+                seen = painter(z[chosen])
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            painter.loss(seen, truth).backward()
             optimizer.step()
             schedule.step()
 
@@ -175,13 +167,10 @@ def train_decoder(config: TrainDecoderConfig) -> dict[str, Any]:
         if data.env_id != info.env_id:
             raise UserError(f"{data.path} is of {data.env_id}, the checkpoint of {info.env_id}")
         train, held_out = split(data, config.held_out)
-        spans = [data.frames(int(episode)) for episode in train]
-        frames = np.concatenate([np.arange(span.start, span.stop) for span in spans])
-        frames = np.sort(rng.permutation(frames)[: config.frames // len(datasets)])
+        frames = rng.permutation(frames_of(data, train))[: config.frames // len(datasets)]
+        frames = np.sort(frames)
         pixels.append(data.pixels(frames))
-        tokens = encode_frames(encoder, data, frames)
-        with torch.no_grad():
-            z += [model.project(part.float()) for part in tokens.split(512)]
+        z.append(latents_of(model, encoder, data, frames))
         count = math.ceil(config.clips / len(datasets))
         clips = draw_clips(model, encoder, data, held_out, count, horizon, rng)
         found.append(imagine(model, clips))
