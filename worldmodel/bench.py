@@ -4,8 +4,8 @@
 
 prints a Markdown table and writes the same as JSON. Parts (``--only plan,loop``):
 
-    plan      one plan of every planner, for 1 and 50 episodes at once: at the checkpoint's samples x
-              iterations x horizon (the gradient planner's are its own), and at 300 x 10 x 5
+    plan      one plan of every planner, for 1 and 50 episodes at once: at the checkpoint's samples
+              x iterations x horizon (the gradient planner's are its own), and at 300 x 10 x 5
     encode    images to tokens
     train     one optimiser step of `worldmodel.train`, on made-up latents, with drawing its clips
     collect   one recorded episode, drawn and written, in one process
@@ -48,6 +48,7 @@ from planners import Budget, Gradient, Plan, Planner
 from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.checkpoint import CheckpointInfo, load_checkpoint
 from worldmodel.cli import (
+    Progress,
     atomic_write_bytes,
     atomic_write_json,
     parse_config,
@@ -245,7 +246,7 @@ def timed(call: Callable[[], object], count: int, seconds: float) -> list[float]
 def product_gflops(m: int, k: int, n: int, seconds: float = 0.3) -> float:
     """The fastest product of ``[m, k]`` and ``[k, n]`` in bfloat16, 10^9 operations a second."""
     x, weight = torch.randn(m, k).bfloat16(), torch.randn(n, k).bfloat16()
-    spent = []
+    spent: list[float] = []
     begun = time.perf_counter()
     while len(spent) < 3 or time.perf_counter() - begun < seconds:
         started = time.perf_counter()
@@ -266,10 +267,13 @@ def ceiling() -> dict[int, float]:
 
 def peak_mb() -> float:
     """The most memory that this process has held so far, in MB."""
-    import resource  # not on Windows
+    try:  # on Linux, what getrusage says of a process includes what its parent held
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+    except OSError:
+        import resource  # not on Windows
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes on a Mac
 
 
 def machine() -> dict[str, Any]:
@@ -389,7 +393,7 @@ def bench_plan(config: BenchConfig, parts: Parts) -> Iterator[Row]:
 def bench_encode(config: BenchConfig, parts: Parts) -> Iterator[Row]:
     """Images of the checkpoint's size, of noise: what is seen makes no difference."""
     _, encoder, info = parts
-    each = encoder_operations(encoder)
+    each, tokens, wide = encoder_operations(encoder), encoder.num_tokens + 1, 4 * encoder.dim
     for batch in (1, 64):
         shape = (batch, info.image_size, info.image_size, 3)
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -400,9 +404,7 @@ def bench_encode(config: BenchConfig, parts: Parts) -> Iterator[Row]:
             "frames/s",
             batch,
             operations=None if each is None else batch * each,
-            shape=None
-            if each is None
-            else (batch * (encoder.num_tokens + 1), encoder.dim, 4 * encoder.dim),
+            shape=None if each is None else (batch * tokens, encoder.dim, wide),
         )
 
 
@@ -410,13 +412,13 @@ class Rehearsal(Trainer):
     """The training that a checkpoint had, on made-up latents, once these are fixed."""
 
     def __init__(self, info: CheckpointInfo):
-        c, training = info.model, info.training
+        c, spec, training = info.model, info.spec, info.training
         self.config = TrainConfig(
             model=c,
             batch=training.get("batch", TrainConfig.batch),
             loss=LossConfig(**training.get("loss", {})),
         )
-        self.device, self.spec = torch.device("cpu"), info.spec
+        self.device, self.spec = torch.device("cpu"), spec
         episodes, steps = 100, 100
         frames = episodes * (steps + 1)
         rng = np.random.default_rng(0)
@@ -424,17 +426,13 @@ class Rehearsal(Trainer):
             episodes=episodes,
             offsets=np.arange(episodes) * (steps + 1),
             lengths=np.full(episodes, steps),
-            proprio=rng.normal(
-                info.spec.proprio_mean, info.spec.proprio_std, (frames, len(info.spec.proprio_mean))
-            ),
-            actions=rng.uniform(
-                info.spec.action_low, info.spec.action_high, (frames, len(info.spec.action_low))
-            ),
+            proprio=spec.proprio_mean + rng.standard_normal((frames, 1)) * spec.proprio_std,
+            actions=rng.uniform(spec.action_low, spec.action_high, (frames, len(spec.action_low))),
         )
         latents = rng.standard_normal((frames, c.tokens, c.dim)).astype(np.float16)
         self.episodes = Episodes([data], [latents], c.frameskip, self.config.held_out)
         torch.manual_seed(0)
-        self.model = WorldModel(c, info.spec)
+        self.model = WorldModel(c, spec)
         self.model.projector.requires_grad_(False)
         self.heads = None
         self.average = copy.deepcopy(self.model).requires_grad_(False)
@@ -472,9 +470,8 @@ def bench_collect(config: BenchConfig, parts: Parts) -> Iterator[Row]:
 
         frames, ms = recorder.config.steps + 1, timed(call, config.plans, config.seconds)
         recorder.env.close()
-    yield Row(
-        "collect", f"collect, an episode of {frames} frames, 1 process", ms, "frames/s", frames
-    )
+    name = f"collect, an episode of {frames} frames, 1 process"
+    yield Row("collect", name, ms, "frames/s", frames)
 
 
 def bench_cold(config: BenchConfig, parts: Parts) -> Iterator[Row]:
@@ -551,11 +548,12 @@ def bench_scale(config: BenchConfig, parts: Parts) -> dict[str, dict[str, Any]]:
 
 
 # --------------------------------------------------------------------------------- what is shown
-def draw(scale: dict[str, dict[str, Any]]) -> bytes:
+def draw(result: dict[str, Any]) -> bytes:
     """A PNG: milliseconds of a plan against each thing that grows, on log axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    scale = result["scale"]
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (name, found) in zip(
@@ -570,7 +568,8 @@ def draw(scale: dict[str, dict[str, Any]]) -> bytes:
         axes.set_xticks([], minor=True)
         axes.set_xticklabels([f"{value:g}" for value in values])
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(loc="upper left")
+    figure.suptitle(f"{result['checkpoint']}, {result['machine']['cpu']}", fontsize=10)
     figure.axes[0].set_ylabel(f"ms for a plan of {SCALE_ITERATIONS} iterations")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
@@ -583,7 +582,7 @@ def table(result: dict[str, Any]) -> str:
     instructions = [name for name in ("amx", "avx512_bf16") if m[name]] or ["none of its own"]
     lines = [
         f"{result['checkpoint']}: {result['parameters'] / 1e6:.2f} M parameters; {m['cpu']}, "
-        f"{m['cores']} cores, {m['threads']} threads; PyTorch {m['torch']}, {m['capability']}, "
+        f"{m['cores']} cores, {m['threads']} thread{'s' * (m['threads'] > 1)}; PyTorch {m['torch']}, {m['capability']}, "
         f"for bfloat16 {' and '.join(instructions)}; ceiling {top['gflops']:.0f} GFLOP/s "
         f"in bfloat16; peak memory of this run {result['peak_mb']:.0f} MB",
         "",
@@ -605,11 +604,10 @@ def table(result: dict[str, Any]) -> str:
         cells += [share(row["of_ceiling"]), share(row["of_shape"])]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     for name, found in result["scale"].items():
-        first, last = found["values"][0], found["values"][-1]
-        times = f"{found['ms'][0]:.1f} to {found['ms'][-1]:.1f} ms"
-        lines.append(
-            f"| {name} {first} to {last} | | | | {times}, exponent {found['exponent']:.2f} | | | | |"
-        )
+        values, ms = found["values"], found["ms"]
+        name = f"scale, {name} {values[0]} to {values[-1]}"
+        said = f"{ms[0]:.1f} to {ms[-1]:.1f} ms, exponent {found['exponent']:.2f}"
+        lines.append(f"| {name} | | | | {said} | | | | |")
     return "\n".join(lines)
 
 
@@ -633,7 +631,8 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         "loop": bench_loop,
     }
     rows = []
-    with progress(None, description="bench", unit="row") as bar:
+    bar: Progress[Any] = progress(None, description="bench", unit="row")
+    with bar:
         for part in [part for part in PARTS if part in config.only.split(",")]:
             for row in measure[part](config, parts):
                 rows.append(row.report(top))
@@ -657,7 +656,7 @@ def main(argv: list[str] | None = None) -> None:
     result = bench(config)
     atomic_write_json(config.out, result)
     if config.scale:
-        atomic_write_bytes(config.out.with_suffix(".png"), draw(result["scale"]))
+        atomic_write_bytes(config.out.with_suffix(".png"), draw(result))
     print(table(result))
     print(f"\nwrote {config.out}")
 
