@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import planners
 from planners import Budget
-from worldmodel import bench
+from worldmodel import bench, operations
 from worldmodel.bench import BenchConfig, Rehearsal
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.encoder import load_encoder
@@ -57,7 +57,7 @@ def test_a_model_step_multiplies_what_was_counted(kind: str) -> None:
     z = torch.randn(batch, k, config.tokens, config.dim)
     actions = torch.rand(batch, k, 2 * config.frameskip)
     found = counted(lambda: model.predict(z, torch.rand(batch, k, 4), actions))
-    assert batch * sum(bench.step_operations(model)) == pytest.approx(found, rel=0.02)
+    assert batch * sum(operations.of_step(model)) == pytest.approx(found, rel=0.001)
 
 
 @pytest.mark.parametrize("name", ["pusht", "maze", "chips"])
@@ -68,7 +68,7 @@ def test_so_does_one_of_what_ships(name: str) -> None:
     proprio = torch.zeros(2, c.context, len(spec.proprio_mean))
     actions = torch.zeros(2, c.context, c.frameskip * len(spec.action_low))
     found = counted(lambda: model.predict(z, proprio, actions))
-    assert 2 * sum(bench.step_operations(model)) == pytest.approx(found, rel=0.02)
+    assert 2 * sum(operations.of_step(model)) == pytest.approx(found, rel=0.001)
 
 
 @pytest.mark.parametrize("name", planners.PLANNERS)
@@ -83,11 +83,11 @@ def test_a_plan_multiplies_what_was_counted(name: str, tiny: Path) -> None:
         plans.append(planner.plan(agent.problem(), budget, generator))
 
     found = counted(call)
-    operations = bench.plan_operations(agent.model, planner, budget, plans[0])
-    assert operations == pytest.approx(found, rel=0.02)
+    hand = operations.of_plan(agent.model, planner, budget, plans[0])
+    assert hand == pytest.approx(found, rel=0.001)
     if name != "gradient":  # beside the search: idleness, and the last check
         steps = episodes * horizon * (budget.samples * budget.iterations + 2)
-        assert operations == steps * sum(bench.step_operations(agent.model))
+        assert hand == steps * sum(operations.of_step(agent.model))
 
 
 @pytest.mark.slow
@@ -97,15 +97,15 @@ def test_the_way_back_through_what_ships_was_counted_too(name: str) -> None:
     agent = bench.placed(load_checkpoint(name), planner, None, 1)
     plans = []
     found = counted(lambda: plans.append(planner.plan(agent.problem(), budget, torch.Generator())))
-    operations = bench.plan_operations(agent.model, planner, budget, plans[0])
-    assert operations == pytest.approx(found, rel=0.02)
+    hand = operations.of_plan(agent.model, planner, budget, plans[0])
+    assert hand == pytest.approx(found, rel=0.001)
 
 
 def test_an_image_multiplies_what_was_counted() -> None:
     encoder = load_encoder("random-112")
     found = counted(lambda: encoder.encode(np.zeros((2, 112, 112, 3), np.uint8)))
-    each = bench.encoder_operations(encoder)
-    assert each is not None and 2 * each == pytest.approx(found, rel=0.02)
+    each = operations.of_encoder(encoder)
+    assert each is not None and 2 * each == pytest.approx(found, rel=0.001)
 
 
 @pytest.mark.parametrize("name", ["tiny", "pusht", "maze"])
@@ -117,7 +117,7 @@ def test_a_training_step_multiplies_what_was_counted(name: str, tiny: Path) -> N
         assert trainer.config.loss.rollout == info.training["loss"]["rollout"] == 3
     before = [p.clone() for p in trainer.model.predictor.parameters()]
     found = counted(trainer.train_step)
-    assert bench.train_operations(trainer) == pytest.approx(found, rel=0.02)
+    assert operations.of_train(trainer) == pytest.approx(found, rel=0.001)
     after = trainer.model.predictor.parameters()
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)), "it learnt"
 

@@ -12,9 +12,9 @@ prints a Markdown table and writes the same as JSON. Parts (``--only plan,loop``
     cold      a fresh process until its first action
     loop      the steps of an episode that plan: taking in, encoding, planning, the last check
 
-All of it runs on the CPU, and takes about ten minutes. The 99th percentile of few calls is little
-more than the slowest: how many there were is beside it. Operations are counted by hand: 2 m k n for
-each matrix product, nothing for anything else. The ceiling is the machine's fastest matrix product
+All of it runs on the CPU and takes some ten minutes. The 99th percentile of few calls is little
+more than the slowest: how many there were is beside it. Operations are those of matrix products,
+counted by hand (`worldmodel.operations`). The ceiling is the machine's fastest matrix product
 in bfloat16, measured at the start of the same run. Small matrices cannot reach it: so the last
 column is the share of what a product of the work's own shape reaches alone, in the same run.
 `--scale true` also draws time against samples, horizon and episodes, and fits exponents.
@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ import torch.nn.functional as F
 
 import planners
 from planners import Budget, Gradient, Plan, Planner
+from worldmodel import operations
 from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.checkpoint import CheckpointInfo, load_checkpoint
 from worldmodel.cli import (
@@ -58,9 +59,9 @@ from worldmodel.cli import (
 )
 from worldmodel.cli import run as run_command
 from worldmodel.collect import CollectConfig, Recorder, save_shard
-from worldmodel.encoder import Encoder, ViT
+from worldmodel.encoder import Encoder
 from worldmodel.errors import UserError
-from worldmodel.predictor import Local, WorldModel
+from worldmodel.predictor import WorldModel
 from worldmodel.tasks import begin, make_env, render, sample_tasks
 from worldmodel.train import Episodes, LossConfig, TrainConfig, Trainer
 
@@ -125,96 +126,6 @@ class BenchConfig:
                     f"{name} names {min(unknown)!r}: it takes some of {', '.join(known)}, "
                     "separated by commas"
                 )
-
-
-# --------------------------------------------------------------------------- counted operations
-class Products(NamedTuple):
-    """Operations of the matrix products in one model step of one candidate: of layers that see
-    latents alone, of layers that see actions, and of those after them."""
-
-    latents: int
-    given: int
-    rest: int
-
-
-def step_operations(model: WorldModel) -> Products:
-    """What the predictor multiplies in one model step, by hand."""
-    c, spec = model.config, model.spec
-    k, f, p, d, w = c.context, c.frameskip, c.tokens, c.dim, c.width
-    action, proprio = len(spec.action_low), len(spec.proprio_mean)
-    numbers = k * (f * action + proprio)
-    residual = w * 2 * w + 2 * w * w
-    if c.predictor == "mlp":
-        latents = 0
-        given = (k * p * d + numbers) * w
-        rest = c.depth * residual + w * p * d + w * proprio
-    elif c.predictor == "relative":
-        latents = 0
-        turned = k * f * action * 2 + k * proprio * 2  # actions and proprio as places
-        given = turned + (k * p * d + 2 * k + 2 * k * f + numbers) * w
-        rest = c.depth * residual + w * 5 + w * proprio
-    elif c.predictor == "local":
-        around = (2 * Local.REACH + 1) ** 2
-        latents = p * around * k * d * w
-        given = p * (numbers + 2) * w
-        rest = p * (w * 2 * w + c.depth * residual + w * d) + w * proprio
-    else:
-        block = p * (w * 3 * w + w * w + w * 4 * w + 4 * w * w)  # qkv, out, the MLP's two
-        block += p * p * w + p * p * w  # attention: weights, and what they weigh
-        latents, given = p * k * d * w, 0
-        rest = p * w * d + p * w * proprio
-        if c.actions == "adaln":
-            given, rest = numbers * w, rest + w * w
-            block += w * 6 * w
-        else:
-            latents, given = 0, p * (k * d + numbers) * w
-        rest += c.depth * block
-    return Products(2 * latents, 2 * given, 2 * rest)
-
-
-def plan_operations(model: WorldModel, planner: Planner, budget: Budget, plan: Plan) -> int:
-    """Of one plan: of all model steps that it says it took, and of the gradient planner's way back,
-    which asks for the gradient of actions alone."""
-    step = step_operations(model)
-    total = sum(step) * plan.model_calls
-    if isinstance(planner, Gradient):
-        episodes, horizon = plan.actions.shape[:2]
-        point = budget.samples * episodes * horizon  # model steps of all starts
-        tried = planner.tries * point if planner.tries > 1 else 0
-        points = (plan.model_calls - tried - 2 * episodes * horizon) // point  # idle, last check
-        back = points if plan.stop_reason == "converged" else points - 1
-        # What is seen now does not depend on actions.
-        total += back * (sum(step) * point - step.latents * budget.samples * episodes)
-    return total
-
-
-def encoder_operations(encoder: Encoder) -> int | None:
-    """Of one image, or None for an encoder that is not the project's own."""
-    if not isinstance(encoder.backbone, ViT):
-        return None
-    c, patches = encoder.backbone.config, encoder.num_tokens
-    tokens = patches + 1
-    block = tokens * (c.dim * 3 * c.dim + c.dim * c.dim + c.dim * 4 * c.dim + 4 * c.dim * c.dim)
-    block += tokens * tokens * c.dim + tokens * tokens * c.dim
-    return 2 * (patches * 3 * c.patch_size**2 * c.dim + c.depth * block)
-
-
-def train_operations(trainer: Trainer) -> int:
-    """Of one optimiser step on fixed latents: forwards, backwards, and Muon's five rounds of
-    Newton and Schulz for each matrix ``[m, n]``, m <= n."""
-    c, model = trainer.config, trainer.model
-    step, (p, d, w) = step_operations(model), (c.model.tokens, c.model.dim, c.model.width)
-    frames = c.batch * (c.model.context + c.loss.rollout)
-    seen, read = 2 * p * d * w, 2 * w * len(model.spec.proprio_mean)  # of the proprio head
-    forward = c.batch * c.loss.rollout * sum(step) + frames * (seen + read)
-    # Backwards once for weights and once for inputs, but for those that are data.
-    backward = 2 * forward - c.batch * (step.latents + step.given) - frames * seen
-    muon = 0
-    for matrix in model.predictor.blocks.parameters():
-        if matrix.ndim == 2:
-            m, n = sorted(matrix.shape)
-            muon += 5 * 2 * (m * n * m + m * m * m + m * m * n)
-    return forward + backward + muon
 
 
 # ------------------------------------------------------------------------------------- the clock
@@ -353,7 +264,7 @@ def plan_row(agent: Agent, budget: Budget, config: BenchConfig) -> Row:
         ms,
         "plans/s",
         problem.episodes,
-        operations=plan_operations(agent.model, agent.planner, budget, plans[0]),
+        operations=operations.of_plan(agent.model, agent.planner, budget, plans[0]),
         shape=widening(agent.model, budget.samples * problem.episodes),
     )
 
@@ -381,7 +292,7 @@ def bench_plan(config: BenchConfig, parts: Parts) -> Iterator[Row]:
 def bench_encode(config: BenchConfig, parts: Parts) -> Iterator[Row]:
     """Images of the checkpoint's size, of noise: what is seen makes no difference."""
     _, encoder, info = parts
-    each, tokens, wide = encoder_operations(encoder), encoder.num_tokens + 1, 4 * encoder.dim
+    each, tokens, wide = operations.of_encoder(encoder), encoder.num_tokens + 1, 4 * encoder.dim
     for batch in (1, 64):
         shape = (batch, info.image_size, info.image_size, 3)
         pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -438,7 +349,7 @@ def bench_train(config: BenchConfig, parts: Parts) -> Iterator[Row]:
         timed(trainer.train_step, config.plans, config.seconds),
         "samples/s",
         batch,
-        operations=train_operations(trainer),
+        operations=operations.of_train(trainer),
         shape=widening(trainer.model, batch),
     )
 
@@ -530,10 +441,8 @@ def bench_loop(config: BenchConfig, parts: Parts) -> Iterator[Row]:
     env.close()
     name = f"loop, {agent.planner.name}, {agent.budget.samples} x {agent.budget.iterations}"
     name += f" x {agent.horizon} every {agent.execute} steps"
-    for what, ms in (
-        ("take in, encode, plan, check", acted),
-        ("the same and the simulator", drawn),
-    ):
+    both = {"take in, encode, plan, check": acted, "the same and the simulator": drawn}
+    for what, ms in both.items():
         yield Row("loop", f"{name}: {what}", ms[WARM_UP:] or ms[-1:], "plans/s")
 
 
@@ -591,7 +500,8 @@ def draw(result: dict[str, Any]) -> bytes:
         axes.set_xticklabels([f"{value:g}" for value in values])
         axes.grid(alpha=0.3)
         axes.legend(loc="upper left")
-    figure.suptitle(f"{result['checkpoint']}, {result['machine']['cpu']}", fontsize=10)
+    own = "else {samples} samples, horizon {horizon}, 1 episode".format(**result["own"])
+    figure.suptitle(f"{result['checkpoint']} on {result['machine']['cpu']}; {own}", fontsize=10)
     figure.axes[0].set_ylabel(f"ms for a plan of {SCALE_ITERATIONS} iterations")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
@@ -601,16 +511,16 @@ def draw(result: dict[str, Any]) -> bytes:
 def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     m, top = result["machine"], result["ceiling"]
-    bf16 = [name for name in ("amx", "avx512_bf16") if m[name]] or ["none of its own"]
+    bf16 = [name for name in ("amx", "avx512_bf16") if m[name]] or ["none known of"]
     lines = [
         f"{result['checkpoint']}, {result['parameters'] / 1e6:.2f} M parameters, on {m['cpu']}: "
-        f"{m['cores']} cores, PyTorch {m['torch']} with threads: {m['threads']}, {m['capability']}; "
+        f"{m['cores']} cores, threads: {m['threads']}, PyTorch {m['torch']}, {m['capability']}, "
         f"instructions for bfloat16: {', '.join(bf16)}; ceiling {top['gflops']:.0f} GFLOP/s in "
         f"bfloat16; peak memory of this run {result['peak_mb']:.0f} MB",
         "",
     ]
     if m["load"] > 0.5:
-        lines += [f"Other programs were running (load {m['load']}): times are too long.", ""]
+        lines += [f"Busy already when this began (load {m['load']}): times may be too long.", ""]
     lines += [
         "| | calls | p50 ms | p99 ms | | GFLOP | GFLOP/s | of the ceiling | of its shape |",
         "|---|" + "---:|" * 8,
@@ -656,6 +566,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in parts[0].parameters()),
         "machine": about,
         "ceiling": {"gflops": top, "sizes": sizes},
+        "own": {name: getattr(parts[2], name) for name in ("samples", "iterations", "horizon")},
         "rows": rows,
         "scale": bench_scale(config, parts) if config.scale else {},
         "peak_mb": peak_mb(),
