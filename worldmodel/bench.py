@@ -100,7 +100,7 @@ class BenchConfig:
     horizon: int = 5
     """Likewise: model steps."""
     episodes: tuple[int, ...] = (1, 50)
-    """How many are planned at once."""
+    """How many are planned at once, as --episodes [1,8]."""
     threads: int | None = None
     """Of PyTorch; default: as many as it takes by itself."""
     scale: bool = False
