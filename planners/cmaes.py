@@ -62,7 +62,10 @@ class CmaEs:
             if index == 0:
                 asked[:, 0] = first  # the warm start competes as it is
             actions = centre + half * torch.from_numpy(asked).to(start).unflatten(-1, shape[1:])
-            order = rank(search.sample(actions)).cpu()
+            candidates = search.sample(actions)
+            if candidates.cost.shape[1] < budget.samples:
+                break  # no time for all of them, so nothing to tell
+            order = rank(candidates).cpu()
             place = torch.empty_like(order).scatter_(
                 1, order, torch.arange(budget.samples).expand_as(order)
             )

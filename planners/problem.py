@@ -7,6 +7,7 @@ three functions of imagined futures: the rollout, the cost, the guardrails.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -114,6 +115,7 @@ class Problem:
     idle: an action [A] that leaves things as they are, if there is one. Then the plan of nothing
         else competes, too: close to the goal, no random search finds exact rest by itself.
     limits: what actions have to keep besides their bounds.
+    chunk: how many samples are rolled out at once, or None for all of them: what memory allows.
 
     Raises ValueError for shapes, bounds or values that cannot be planned with.
     """
@@ -128,10 +130,13 @@ class Problem:
     warm_start: Tensor | None = None
     idle: Tensor | None = None
     limits: ActionLimits | None = None
+    chunk: int | None = None
 
     def __post_init__(self) -> None:
         check_count("horizon", self.horizon)
         check_count("episodes", self.episodes)
+        if self.chunk is not None:
+            check_count("chunk", self.chunk)
         for name, bound in (("low", self.low), ("high", self.high)):
             if not isinstance(bound, Tensor) or bound.ndim != 1 or not len(bound):
                 got = tuple(bound.shape) if isinstance(bound, Tensor) else type(bound).__name__
@@ -207,20 +212,26 @@ class Budget:
 
     samples: candidate sequences per iteration and episode. For the gradient planner: starts.
     iterations: rounds of sampling. For the gradient planner: points visited per start.
-    budget_ms: deadline in milliseconds of wall time, or None. It is checked between iterations,
-        and an iteration that would not fit, judged by the one before, is not begun. One batch is
-        always evaluated, whatever the deadline, so that there is a plan to verify.
+    budget_ms: deadline in milliseconds of wall time, the last check included, or None. An iteration
+        that would not fit, judged by the slowest before, is not begun, and the first one is cut
+        short. A few samples are always evaluated, so that there is a plan to verify.
+    patience: iterations without progress after which the search has converged, or None. Progress
+        is a hundredth of what the best of the first samples had ahead of their median, or anything
+        while nothing is feasible.
     """
 
     samples: int = 300
     iterations: int = 10
     budget_ms: float | None = None
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         check_count("samples", self.samples)
         check_count("iterations", self.iterations)
         if self.budget_ms is not None:
             check_at_least("budget_ms", self.budget_ms, 0)
+        if self.patience is not None:
+            check_count("patience", self.patience)
 
 
 @dataclass(frozen=True, eq=False)
@@ -408,6 +419,7 @@ class Search:
     # A batch of hundreds and a batch of one round differently, so a sequence that only just
     # satisfied a guardrail can fail its last check. A few runners-up are kept for that case.
     FINALISTS = 4
+    FEW = 16  # samples that are evaluated whatever the deadline
 
     def __init__(self, problem: Problem, budget: Budget, generator: torch.Generator) -> None:
         if generator.device.type != "cpu":
@@ -417,28 +429,54 @@ class Search:
         self.stop_reason = "iterations"
         self.model_calls = 0
         self.finalists: Candidates | None = None
+        self.margin: Tensor | None = None  # what counts as progress in each episode
+        self.check_ms = 0.0  # what one sequence takes, and so the last check
         self.begun = time.perf_counter()
         self.idle: Candidates | None = None
         if problem.idle is not None:
             idle = problem.idle.to(problem.low)
-            self.idle = self.sample(idle.expand(problem.episodes, 1, problem.horizon, -1))
+            self.idle = self._try(idle.expand(problem.episodes, 1, problem.horizon, -1))
+            self.check_ms = self._elapsed()
 
     def iterations(self) -> Iterator[int]:
-        """0, 1, …, for as long as the budget lasts."""
-        previous = self._elapsed()
+        """0, 1, …, for as long as the budget lasts and the search gets on."""
+        previous, slowest, idle_rounds = self._elapsed(), 0.0, 0
         for index in range(self.budget.iterations):
             now = self._elapsed()
-            deadline = self.budget.budget_ms
-            if index and deadline is not None and now + (now - previous) > deadline:
+            slowest, previous = max(slowest, now - previous), now
+            if index and now + slowest > self._deadline():
                 self.stop_reason = "deadline"
                 return
-            previous = now
+            best = self.finalists
             yield index
+            idle_rounds = 0 if self._got_on(best) else idle_rounds + 1
+            if idle_rounds == self.budget.patience:
+                self.stop_reason = "converged"
+                return
 
     def sample(self, actions: Tensor) -> Candidates:
-        """Project, evaluate and remember actions [E, S, T, A]."""
+        """Project, evaluate and remember actions [E, S, T, A]; of the first ones, which may take
+        longer than there is time, a few, and then as many as fit if all take as long."""
+        if self.margin is not None:
+            return self._try(actions)
+        size = actions.shape[1] if self.budget.budget_ms is None else self.FEW
+        tried = self._try(actions[:, :size])
+        while (known := tried.cost.shape[1]) < actions.shape[1]:
+            left = self._deadline() - self._elapsed()
+            fits = int(known * left / self._elapsed())
+            if fits < 1:
+                break
+            tried = tried.join(self._try(actions[:, known : known + fits]))
+        ahead = tried.cost.median(1).values - tried.cost.amin(1)
+        self.margin = (0.01 * ahead).nan_to_num(0, 0)
+        return tried
+
+    def _try(self, actions: Tensor) -> Candidates:
+        """Project, evaluate and remember actions [E, S, T, A], a chunk after the other."""
         actions = self.problem.project(actions)
-        return self.remember(actions, evaluate(self.problem, actions))
+        chunks = actions.split(self.problem.chunk or actions.shape[1], 1)
+        tried = [self.remember(part, evaluate(self.problem, part)) for part in chunks]
+        return functools.reduce(Candidates.join, tried)
 
     def remember(self, actions: Tensor, evaluation: Evaluation) -> Candidates:
         """Score actions [E, S, T, A] that were evaluated, and keep the best."""
@@ -468,6 +506,21 @@ class Search:
             timings={"search": search_ms, "verify": total_ms - search_ms, "total": total_ms},
             model_calls=model_calls,
         )
+
+    def _got_on(self, before: Candidates | None) -> bool:
+        """Whether the best sequence of any episode is better than before, by more than little, or
+        still breaks a guardrail."""
+        if before is None or self.margin is None:
+            return True
+        assert self.finalists is not None
+        gain = before.cost[:, 0] - self.finalists.cost[:, 0]
+        return bool(((gain > self.margin) | (self.finalists.violation[:, 0] > 0)).any())
+
+    def _deadline(self) -> float:
+        """Milliseconds after the beginning at which the search has to end."""
+        if self.budget.budget_ms is None:
+            return math.inf
+        return self.budget.budget_ms - self.check_ms
 
     def _elapsed(self) -> float:
         """Milliseconds since the call began."""

@@ -94,7 +94,7 @@ def test_yaml_is_read_and_later_flags_win(tmp_path: Path) -> None:
         (["--env", "a", "--sed=3"], "--seed"),  # no abbreviations
         (["--env", "a", "--model.dpth", "3"], "--model.depth"),
         (["--env", "a", "--depth", "3"], "--model.depth"),
-        (["--env", "a", "--env-kwargs.layout", "U"], "--env_kwargs"),
+        (["--env", "a", "--env-kwarg.layout", "U"], "--env_kwargs"),
     ],
 )
 def test_unknown_flag_names_the_nearest(arguments: list[str], nearest: str) -> None:

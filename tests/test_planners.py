@@ -476,7 +476,7 @@ def test_deadline_returns_what_is_verified(name: str) -> None:
     budget = Budget(samples=8, iterations=10**6, budget_ms=0)
     found = planners.make(name).plan(problem, budget, seeded())
     assert found.stop_reason == "deadline"
-    # One batch (the gradient planner's starts were tried before), and its best sample once more.
+    # A few samples (the gradient planner's starts were tried before), and the best once more.
     assert len(world.seen) == (3 if name == "gradient" else 2)
     assert found.feasible.all()
     assert torch.equal(world.seen[-1][:, 0], found.actions)
@@ -489,6 +489,80 @@ def test_deadline_in_the_middle_keeps_the_best_so_far(name: str) -> None:
     found = planners.make(name).plan(problem, budget, seeded())
     assert found.stop_reason == "deadline" and found.model_calls > 2 * 64 * 3
     assert found.cost < 0.3
+
+
+@dataclass
+class Clock:
+    """A world in which every sample takes a millisecond, and nothing else takes any time."""
+
+    now: float = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def __call__(self, actions: Tensor) -> Tensor:
+        self.now += 1e-3 * actions.shape[1]
+        return as_latents(actions)
+
+
+@each_planner
+@pytest.mark.parametrize("budget_ms", [5, 30, 47, 200, 1000])
+def test_the_last_check_is_within_the_deadline(
+    name: str, budget_ms: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("planners.problem.time", clock)
+    one, samples = torch.ones(2), 8 if name == "gradient" else 40
+    problem = Problem(
+        clock, squared_distance(0.3 * one), -one, one, 3, idle=torch.zeros(2), warm_start=None
+    )
+    found = planners.make(name).plan(problem, Budget(samples, 10**6, budget_ms), seeded())
+    assert found.stop_reason == "deadline" or name in ("cmaes", "gradient")
+    few = 1 + Search.FEW + 1  # one idle, one last check
+    first = samples if name == "gradient" else 0  # it always takes a first look at its starts
+    assert found.timings["total"] <= max(budget_ms, few) + first + 1e-6
+    if found.stop_reason == "deadline":  # nor does it give up much too early
+        assert found.timings["total"] > budget_ms - 2 * samples
+    assert found.feasible.all()
+
+
+@pytest.mark.parametrize("name", ["cem", "mppi"])
+def test_patience_ends_a_search_that_gets_nowhere(name: str) -> None:
+    for scale in (1e-6, 1.0, 1e6):  # in whatever units
+        problem = replace(
+            quadratic(torch.tensor([0.3, -0.4])),
+            cost=squared_distance(torch.tensor([0.3, -0.4]), scale),
+        )
+        planner = planners.make(name)
+        found = planner.plan(problem, Budget(64, 500, patience=3), seeded())
+        assert found.stop_reason == "converged"
+        assert found.model_calls < 64 * 3 * 30
+        assert found.cost < 0.05 * scale
+    endless = planner.plan(problem, Budget(64, 40), seeded())
+    assert endless.stop_reason == "iterations" and endless.model_calls > 64 * 3 * 40
+
+
+def test_patience_waits_while_nothing_keeps_the_guardrails() -> None:
+    wall = Rule(lambda actions: actions[..., 0] + 2)  # nothing can
+    found = planners.make("cem").plan(
+        quadratic(torch.tensor([0.3]), guardrails=(wall,)), Budget(8, 20, patience=2), seeded()
+    )
+    assert found.stop_reason == "iterations" and not found.feasible.any()
+
+
+@each_planner
+@pytest.mark.parametrize("chunk", [1, 3, 64, 1000])
+def test_chunks_change_nothing(name: str, chunk: int) -> None:
+    world = Recorder()
+    whole = quadratic(torch.tensor([0.3, -0.4]), episodes=2, idle=torch.zeros(2))
+    chunked = replace(whole, rollout=world, chunk=chunk)
+    budget = Budget(50, 4)
+    if name == "gradient":
+        budget = Budget(3, 5)
+    a, b = (planners.make(name).plan(p, budget, seeded()) for p in (whole, chunked))
+    assert torch.equal(a.actions, b.actions) and torch.equal(a.cost, b.cost)
+    assert a.model_calls == b.model_calls
+    assert max(seen.shape[1] for seen in world.seen) <= max(chunk, 3 if name == "gradient" else 0)
 
 
 @pytest.mark.parametrize("name", ["cmaes", "gradient"])
@@ -620,7 +694,9 @@ def test_bad_options_are_named(name: str, options: dict) -> None:
         planners.make(name, **options)
 
 
-@pytest.mark.parametrize("bad", [{"samples": 0}, {"iterations": 0}, {"budget_ms": math.nan}])
+@pytest.mark.parametrize(
+    "bad", [{"samples": 0}, {"iterations": 0}, {"budget_ms": math.nan}, {"patience": 0}]
+)
 def test_bad_budgets_are_named(bad: dict) -> None:
     (name,) = bad
     with pytest.raises(ValueError, match=name):

@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
+UNLIMITED = 1_000_000  # iterations: time or convergence ends a search
+
+
 class Stop(str, enum.Enum):
     """Why a robot stands still."""
 
@@ -71,8 +74,13 @@ class AgentConfig:
         samples: candidates per iteration; None takes the checkpoint's, or with the gradient planner
             its own.
         iterations: likewise.
-        budget_ms: milliseconds after which a planner stops searching, or None. One batch and the
-            last check are always made.
+        budget_ms: milliseconds in which the agent is to act, from what it sees to what it does, or
+            None. A planner that samples then goes on until the time is up or it converges, unless
+            `iterations` are given; a few samples and the last check are always made.
+        patience: iterations without progress after which a search has converged; None is 5 with
+            `budget_ms`, and never otherwise.
+        max_memory_mb: megabytes that imagining may take: candidates are imagined in chunks of about
+            that. What fits into a processor's cache is imagined fastest.
         deadline_ms: milliseconds after which a plan is too late to be carried out, or None.
         alarm: p-value below which what is seen is a surprise: see `worldmodel.surprise`. Then the
             agent plans anew at once, and stands still if the surprise lasts for longer than two
@@ -100,6 +108,8 @@ class AgentConfig:
     samples: int | None = None
     iterations: int | None = None
     budget_ms: float | None = None
+    patience: int | None = None
+    max_memory_mb: float = 64.0
     deadline_ms: float | None = None
     alarm: float = 0.0
     guardrails: tuple[str, ...] = ()
@@ -113,12 +123,13 @@ class AgentConfig:
     bfloat16: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "execute", "samples", "iterations", "action_repeat"):
+        for name in ("horizon", "execute", "samples", "iterations", "patience", "action_repeat"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UserError(f"{name} is {value!r}: it must be a whole number of at least 1")
-        if not 0 < self.near < math.inf:
-            raise UserError(f"near is {self.near!r}: it must be a number above 0")
+        for name in ("near", "max_memory_mb"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} is {getattr(self, name)!r}: it must be a number above 0")
         if not 0 <= self.alarm < 1:
             raise UserError(f"alarm is {self.alarm!r}: a p-value is at least 0 and below 1")
         for name in (
@@ -165,12 +176,16 @@ class Agent:
         self.info = info
         self.horizon = self.config.horizon or info.horizon
         default = Budget(info.samples, info.iterations)
+        timed = self.config.budget_ms is not None
         if isinstance(planner, planners.Gradient):
-            default = planner.default_budget
+            default = planner.default_budget  # its steps shrink towards the last iteration
+        elif timed:
+            default = dataclasses.replace(default, iterations=UNLIMITED)
         self.budget = Budget(
             self.config.samples or default.samples,
             self.config.iterations or default.iterations,
             self.config.budget_ms,
+            self.config.patience or (5 if timed else None),
         )
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         if self.config.bfloat16:
@@ -309,9 +324,10 @@ class Agent:
         Raises:
             UserError: `obs` is not that, or `reset` was never called.
         """
+        begun = time.perf_counter()
         self.observe(obs)
         if self.last_plan is None or self._age >= self.execute or self.alarmed.any():
-            self._replan()
+            self._replan(begun)
         plan = self.last_plan
         assert plan is not None
         # A moment is seen for two model steps: what was expected before it, and the mean of that.
@@ -402,7 +418,15 @@ class Agent:
             warm_start=warm_start,
             idle=self.idle,
             limits=action_limits(self.rules, self._last),
+            chunk=self._chunk(len(goal_z)),
         )
+
+    def _chunk(self, episodes: int) -> int:
+        """How many samples of each of so many episodes fit into `max_memory_mb`."""
+        c = self.model.config
+        # A block holds some sixteen times its width at once, in 4 bytes each (measured: half).
+        candidate = 64 * c.tokens * c.width + 16 * self.horizon * c.tokens * c.dim
+        return max(1, int(1e6 * self.config.max_memory_mb / (candidate * episodes)))
 
     def arrival_cost(self, apart: Tensor, near: float, ends: int | None = None) -> Tensor:
         """What plans cost ``[...]`` whose squared distances to the goal are `apart` ``[..., T]``:
@@ -502,14 +526,18 @@ class Agent:
         expected = Trajectory(z[:, 0, 0], proprio[:, 0, 0])
         return unexpected(self.model, expected, seen, before[0][:, -1])
 
-    def _replan(self) -> None:
-        """Plan; where that fails or comes too late, keep to what is left of the plan before, if
-        that was one and still keeps the guardrails."""
+    def _replan(self, asked: float) -> None:
+        """Plan, within what is left of the time since `asked`; where that fails or comes too late,
+        keep to what is left of the plan before, if that was one and still keeps the guardrails."""
         begun = time.perf_counter()
         before = self.last_plan
         left = None if before is None else self.left_over(before.actions, self._age)
         problem = self.problem(left)
-        plan = self.planner.plan(problem, self.budget, self._generator)
+        budget = self.budget
+        if budget.budget_ms is not None:
+            time_left = max(0.0, budget.budget_ms - _ms_since(asked))
+            budget = dataclasses.replace(budget, budget_ms=time_left)
+        plan = self.planner.plan(problem, budget, self._generator)
         spent = _ms_since(begun)
         deadline = self.config.deadline_ms
         self._late = deadline is not None and spent > deadline

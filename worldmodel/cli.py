@@ -112,7 +112,8 @@ def parse_config(cls: type[T], argv: list[str] | None, prog: str, description: s
 
     Args:
         cls: dataclass type; a field without default is a required flag.
-        argv: arguments without the program's name; None means ``sys.argv[1:]``.
+        argv: arguments without the program's name; None means ``sys.argv[1:]``. ``--budget-ms`` is
+            ``--budget_ms``.
         prog: module that is run, shown as ``python -m prog``.
         description: one sentence for ``--help``.
 
@@ -120,7 +121,7 @@ def parse_config(cls: type[T], argv: list[str] | None, prog: str, description: s
         UserError: unknown key or flag (naming the nearest known one), a value of the wrong type,
             a missing required one, an unreadable file, or a ValueError out of ``__post_init__``.
     """
-    arguments = sys.argv[1:] if argv is None else list(argv)
+    arguments = [_underscored(each) for each in (sys.argv[1:] if argv is None else argv)]
     _check_arguments(arguments, _fields(cls))
     hints = typing.get_type_hints(cls)
     lists = {f"--{name}" for name, hint in hints.items() if typing.get_origin(hint) is list}
@@ -141,6 +142,12 @@ def parse_config(cls: type[T], argv: list[str] | None, prog: str, description: s
         raise
     except (ValueError, TypeError, jsonargparse.ArgumentError) as error:
         raise UserError(_explain(error)) from None
+
+
+def _underscored(argument: str) -> str:
+    """``--a-flag=a-value`` as ``--a_flag=a-value``."""
+    flag, sign, value = argument.partition("=")
+    return f"--{flag[2:].replace('-', '_')}{sign}{value}" if flag.startswith("--") else argument
 
 
 def _explain(error: Exception) -> str:

@@ -47,9 +47,9 @@ class ExplainingAgent(Agent):
 
     tried: list[Tried]
 
-    def _replan(self) -> None:
+    def _replan(self, asked: float) -> None:
         self.tried = []
-        super()._replan()
+        super()._replan(asked)
 
     def problem(self, warm_start: Tensor | None = None) -> Problem:
         problem = super().problem(warm_start)

@@ -112,8 +112,8 @@ class SoftAgent(Agent):
 
         return dataclasses.replace(hard, cost=cost, guardrails=())
 
-    def _replan(self) -> None:
-        super()._replan()
+    def _replan(self, asked: float) -> None:
+        super()._replan(asked)
         if self.rate:
             assert self.last_plan is not None
             hard = super().problem()

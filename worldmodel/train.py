@@ -8,7 +8,9 @@ projector and predictor are trained together, the latents kept informative by re
 frozen tokens, by an inverse model and by the variance and covariance terms of VICReg (Bardes et al.
 2022). Then the latents stay as they are, are computed once for every frame, and the predictor alone
 is trained on: its targets hold still, and a step costs less. Poses, components and pictures are
-found before the first step. `OUT/metrics.jsonl` has one line per `log_every`
+found before the first step. With a `teacher`, the latents are that checkpoint's, and the predictor,
+which may be much smaller, learns to imagine what the teacher's does, under logged actions and under
+such as planners try (Hinton et al. 2015). `OUT/metrics.jsonl` has one line per `log_every`
 steps, with only predict, proprio and read_proprio once the latents are fixed:
 
     step, minutes, samples_per_s   where the run is and how fast
@@ -48,7 +50,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from worldmodel.checkpoint import CheckpointInfo, keep_encoder, save_checkpoint
+from worldmodel.checkpoint import (
+    CheckpointInfo,
+    keep_encoder,
+    load_checkpoint,
+    save_checkpoint,
+)
 from worldmodel.cli import Progress, parse_config, progress, run
 from worldmodel.data import Dataset, LatentCache, open_dataset, split
 from worldmodel.encoder import load_encoder
@@ -119,6 +126,7 @@ class TrainConfig:
         data: dataset folders written by ``worldmodel.collect``, separated by commas.
         dynamics_data: further folders, which only the predictor learns from, once the latents are
             fixed. Their tokens need not fit in memory.
+        teacher: a checkpoint whose latents are kept and whose predictor is imitated, or None.
         encoder: name of the frozen encoder.
         encoder_weights: a local weights file or folder for it; the checkpoint keeps a copy.
         out: folder for the checkpoint, metrics and training state.
@@ -144,6 +152,7 @@ class TrainConfig:
 
     data: str = "data/pusht"
     dynamics_data: str = ""
+    teacher: str | None = None
     encoder: str = "dino-112"
     encoder_weights: str | None = None
     out: str = "runs/pusht"
@@ -294,6 +303,7 @@ class Trainer:
             raise UserError(f"joint is {c.joint}; it must be above 0 and at most 1")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder = load_encoder(c.encoder, weights=c.encoder_weights)
+        self.teacher, self.taught = self._teacher()
         joint = [open_dataset(path) for path in c.data.split(",") if path]
         if not joint:
             raise UserError("data is empty; name at least one dataset folder")
@@ -308,15 +318,17 @@ class Trainer:
         # Random reads from disk are slow: hold the tokens in memory where they fit.
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
         seen = self.tokens[: len(joint)]
-        self.joint = c.joint if c.model.projector == "mlp" else 0.0
+        self.joint = c.joint if c.model.projector == "mlp" and not self.teacher else 0.0
         if self.joint and sum(tokens.nbytes for tokens in seen) < 0.6 * free:
             seen = [np.array(tokens) for tokens in seen]
         self.episodes = Episodes(joint, seen, c.model.frameskip, c.held_out)
-        self.spec = self._spec()
+        self.spec = self.teacher.spec if self.teacher else self._spec()
         torch.manual_seed(c.seed)
         self.model = WorldModel(c.model, self.spec).to(self.device)
         self.heads: Heads | None = None
-        if isinstance(self.model.projector, Components):
+        if self.teacher:
+            self._inherit(self.teacher)
+        elif isinstance(self.model.projector, Components):
             self.model.projector.fit(*self._seen(1024))
         elif self.joint:
             sample = self.episodes.clips(self.episodes.train, 512, 2, np.random.default_rng(c.seed))
@@ -326,6 +338,30 @@ class Trainer:
         self.optimizers = self._optimizers()
         self.fixed = False  # whether frames are latents, no longer tokens
         self.step, self.minutes = 0, 0.0
+
+    def _teacher(self) -> tuple[WorldModel | None, CheckpointInfo | None]:
+        """The model to imitate and what is known of it, if there is one."""
+        c = self.config
+        if c.teacher is None:
+            return None, None
+        model, encoder, info = load_checkpoint(c.teacher)
+        same = {**asdict(info.model), "encoder": encoder.hash}
+        wanted = {**asdict(c.model), "encoder": self.encoder.hash}
+        for name in ("encoder", "projector", "tokens", "dim", "context", "frameskip"):
+            if same[name] != wanted[name]:
+                raise UserError(
+                    f"{name} is {wanted[name]!r}, but the teacher's is {same[name]!r}: "
+                    "a predictor can only be taught by one of the same latents and steps"
+                )
+        return model.to(self.device), info
+
+    def _inherit(self, teacher: WorldModel) -> None:
+        """Take over what makes latents, and what a predictor knows besides its weights."""
+        self.model.projector.load_state_dict(teacher.projector.state_dict())
+        known = dict(teacher.predictor.named_buffers())
+        for name, buffer in self.model.predictor.named_buffers():
+            if name in known:
+                buffer.copy_(known[name])
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         c = self.config.optim
@@ -380,7 +416,9 @@ class Trainer:
         frames, proprio, actions = (
             clips[name].to(self.device) for name in ("frames", "proprio", "actions")
         )
-        if self.fixed:
+        if self.teacher:
+            terms = self._imagination(*self._lesson(frames.float(), proprio, actions))
+        elif self.fixed:
             terms = self._imagination(frames.float(), proprio, actions)
         else:
             tokens = frames.bfloat16()
@@ -405,12 +443,38 @@ class Trainer:
             )
             seen_z = torch.cat([seen_z[:, 1:], next_z.unsqueeze(1)], 1)
             seen_proprio = torch.cat([seen_proprio[:, 1:], next_proprio.unsqueeze(1)], 1)
+        if self.teacher:  # what it imagines need not show the robot
+            z, proprio = z[:, :k], proprio[:, :k]
         read = self._normalised(self.model.read_proprio(z))
         return {
             "predict": torch.stack(errors).mean(),
             "proprio": torch.stack(proprio_errors).mean(),
             "read_proprio": F.mse_loss(read, self._normalised(proprio)),
         }
+
+    @torch.no_grad()
+    def _lesson(self, z: Tensor, proprio: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same clips, but what follows the context is what the teacher imagines: in half of
+        them under the logged actions, in the others under such as planners try, one for each model
+        step, long ones in some clips and short ones in others."""
+        assert self.teacher is not None
+        c, (clips, steps) = self.config.model, actions.shape[:2]
+        k = c.context
+        low, high = self.model.action_low, self.model.action_high
+        chance = torch.Generator().manual_seed(self.config.seed + self.step)  # resuming repeats it
+        tried = torch.rand(clips, steps, 1, len(low), generator=chance).to(z.device)
+        length = torch.rand(clips, 1, 1, 1, generator=chance).to(z.device)
+        tried = (length * (low + (high - low) * tried)).clamp(low, high)
+        actions = actions.clone()
+        actions[::2, k - 1 :] = tried.repeat(1, 1, c.frameskip, 1).flatten(2)[::2, k - 1 :]
+        imagined = self.teacher.rollout(
+            z[:, :k], proprio[:, :k], actions[:, : k - 1], actions[:, None, k - 1 :]
+        )
+        return (
+            torch.cat([z[:, :k], imagined.z[:, 0]], 1),
+            torch.cat([proprio[:, :k], imagined.proprio[:, 0]], 1),
+            actions,
+        )
 
     def _latents(self, z: Tensor, tokens: Tensor, actions: Tensor) -> dict[str, Tensor]:
         """How much latents ``z [B, J, P, D]`` say of tokens and actions, and how evenly."""
@@ -592,12 +656,15 @@ class Trainer:
             model=c.model,
             spec=self.spec,
             readable=self.readable(),
+            probe=self.taught.probe if self.taught else {},  # as latents are the same
+            familiar=self.taught.familiar if self.taught else {},
             horizon=c.horizon,
             samples=c.samples,
             iterations=c.iterations,
             proprio_names=data.proprio_names,
             training={
                 "data": ",".join(path for path in (c.data, c.dynamics_data) if path),
+                **({"teacher": c.teacher} if c.teacher else {}),
                 "episodes": len(self.episodes.train),
                 "steps": self.step,
                 "batch": c.batch,
