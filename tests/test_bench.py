@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import CONFIG, tiny_checkpoint
+from tiny import tiny_checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import planners
@@ -159,7 +159,10 @@ def test_every_part_is_measured_written_and_drawn(
 ) -> None:
     monkeypatch.setattr(bench, "SIZES", (64, 128))
     monkeypatch.setattr(
-        bench, "RANGES", {"samples": (8, 16, 32), "horizon": (1, 2), "episodes": (1, 2)}
+        bench,
+        "RANGES",
+        {"samples": (8, 16, 32), "horizon": (1, 2), "episodes": (1, 2)}
+        | {"width": (32, 64), "tokens": (1, 4)},
     )
     out = tmp_path / "new" / "bench.json"
     arguments = ["--checkpoint", str(tiny), "--out", str(out), "--episodes", "[1, 2]", *FEW]
@@ -179,7 +182,7 @@ def test_every_part_is_measured_written_and_drawn(
                 assert names.count(f"plan, {planner}, {size}, {episodes}") == 1
     parts = [row["part"] for row in result["rows"]]
     assert {part: parts.count(part) for part in bench.PARTS} == {
-        **{"plan": 16, "encode": 2, "train": 1, "collect": 1, "cold": 1, "loop": 2}
+        **{"plan": 16, "encode": 2, "train": 1, "collect": 1, "cold": 1}
     }
     for row in result["rows"]:
         assert set(row) == KEYS
@@ -194,7 +197,7 @@ def test_every_part_is_measured_written_and_drawn(
     twice = [row["operations"] for row in result["rows"] if "cem, 8 x 2 x 2" in row["name"]]
     assert twice[1] == 2 * twice[0]
 
-    assert list(result["scale"]) == ["samples", "horizon", "episodes"]
+    assert list(result["scale"]) == list(bench.RANGES)
     for name, found in result["scale"].items():
         assert len(found["ms"]) == len(found["values"]) == len(bench.RANGES[name])
         assert f"| scale, {name} " in printed
@@ -216,24 +219,28 @@ def test_only_what_was_asked_for_is_measured(
     assert [row["part"] for row in result["rows"]] == ["plan", "plan", "encode", "encode"]
     assert result["machine"]["threads"] == 1 and result["scale"] == {}
     assert not out.with_suffix(".png").exists()
-    assert "| loop" not in capsys.readouterr().out
+    assert "| collect" not in capsys.readouterr().out
 
 
 def test_a_power_law_is_found(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def row(agent: Any, budget: Budget, config: BenchConfig) -> bench.Row:
+        c = agent.model.config
         size = budget.samples**0.5 * agent.horizon**2 * len(agent.stop_reasons)
+        size *= c.tokens**1.5 * c.width**3
         return bench.Row("plan", "", [3.0 * size], "")
 
     monkeypatch.setattr(bench, "plan_row", row)
     found = bench.bench_scale(BenchConfig(), load_checkpoint(tiny))
     exponents = {name: each["exponent"] for name, each in found.items()}
-    assert exponents == pytest.approx({"samples": 0.5, "horizon": 2.0, "episodes": 1.0})
+    assert exponents == pytest.approx(
+        {"samples": 0.5, "horizon": 2.0, "episodes": 1.0, "width": 3.0, "tokens": 1.5}
+    )
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "plan,fly"], "'fly'.*plan, encode, train, collect, cold, loop"),
+        (["--only", "plan,fly"], "'fly'.*plan, encode, train, collect, cold"),
         (["--planners", "cem,best"], "'best'.*cem, mppi"),
         (["--plans", "0"], "plans is 0"),
         (["--samples", "3"], "samples is 3"),
@@ -262,11 +269,3 @@ def test_a_fresh_process_that_fails_says_why(tiny: Path) -> None:
     config = BenchConfig(checkpoint="gone")
     with pytest.raises(UserError, match="fresh process failed.*no checkpoint 'gone'"):
         list(bench.bench_cold(config, load_checkpoint(tiny)))
-
-
-def test_a_loop_is_made_of_steps_that_plan(tiny: Path) -> None:
-    config = BenchConfig(plans=12, planners="cem")  # with two to warm up, more than an episode's
-    acted, drawn = bench.bench_loop(config, load_checkpoint(tiny))
-    assert len(acted.ms) == len(drawn.ms) == 12
-    assert all(a < b for a, b in zip(acted.ms, drawn.ms, strict=True)), "the second has the first"
-    assert f"x 3 every {CONFIG.frameskip} steps" in acted.name

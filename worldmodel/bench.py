@@ -10,19 +10,21 @@ prints a Markdown table and writes the same as JSON. Parts (``--only plan,loop``
     train     one optimiser step of `worldmodel.train`, on made-up latents, with drawing its clips
     collect   one recorded episode, drawn and written, in one process
     cold      a fresh process until its first action
-    loop      the steps of an episode that plan: taking in, encoding, planning, the last check
 
-All of it runs on the CPU and takes some ten minutes. The 99th percentile of few calls is little
-more than the slowest: how many there were is beside it. Operations are those of matrix products,
-counted by hand (`worldmodel.operations`). The ceiling is the machine's fastest matrix product
-in bfloat16, measured at the start of the same run. Small matrices cannot reach it: so the last
-column is the share of what a product of the work's own shape reaches alone, in the same run.
-`--scale true` also draws time against samples, horizon and episodes, and fits exponents.
+How long decisions take while acting, `python -m worldmodel.evaluate --batch 1` tells. All of it
+runs on the CPU and takes some ten minutes. The 99th percentile of few calls is little more than the
+slowest: how many there were is beside it. Operations are those of matrix products, counted by hand
+(`worldmodel.operations`). The ceiling is the machine's fastest matrix product in bfloat16,
+measured at the start of the same run. Small matrices cannot reach it: so the last column is the
+share of what a product of the work's own shape reaches alone, in the same run.
+`--scale true` also draws time against samples, horizon, episodes, width and tokens, and fits
+exponents.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import inspect
 import io
@@ -62,19 +64,20 @@ from worldmodel.collect import CollectConfig, Recorder, save_shard
 from worldmodel.encoder import Encoder
 from worldmodel.errors import UserError
 from worldmodel.predictor import WorldModel
-from worldmodel.tasks import begin, make_env, render, sample_tasks
+from worldmodel.tasks import make_env, render
 from worldmodel.train import Episodes, LossConfig, TrainConfig, Trainer
 
-PARTS = ("plan", "encode", "train", "collect", "cold", "loop")
+PARTS = ("plan", "encode", "train", "collect", "cold")
 WARM_UP = 2  # calls that are not counted
 SIZES = (512, 1024, 2048, 4096)  # of square matrices, for the ceiling
 RANGES = {
     "samples": (16, 32, 64, 128, 256, 512, 1024),
     "horizon": (1, 2, 4, 8, 16),
     "episodes": (1, 2, 4, 8, 16, 32, 64),
+    "width": (64, 128, 256, 512, 1024),
+    "tokens": (1, 4, 16, 64),
 }
 SCALE_ITERATIONS = 2
-EPISODE_STEPS = 50  # of the closed loop
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class BenchConfig:
     only: str = ",".join(PARTS)
     """Parts to measure, separated by commas."""
     planners: str = ",".join(planners.PLANNERS)
-    """Planners to measure, separated by commas; the first one acts in the closed loop."""
+    """Planners to measure, separated by commas."""
     plans: int = 20
     """Calls of each kind that are counted, after two that are not."""
     seconds: float = 30.0
@@ -104,7 +107,7 @@ class BenchConfig:
     threads: int | None = None
     """Of PyTorch; default: as many as it takes by itself."""
     scale: bool = False
-    """Also measure and draw time against samples, horizon and episodes."""
+    """Also measure and draw time against samples, horizon, episodes, width and tokens."""
 
     def __post_init__(self) -> None:
         for name in ("plans", "iterations", "horizon", "threads"):
@@ -333,7 +336,7 @@ class Rehearsal(Trainer):
         torch.manual_seed(0)
         self.model = WorldModel(c, spec)
         self.model.projector.requires_grad_(False)
-        self.heads = None
+        self.heads = self.teacher = self.taught = None
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizers = self._optimizers()
         self.fixed, self.step, self.minutes = True, 0, 0.0
@@ -402,48 +405,19 @@ def bench_cold(config: BenchConfig, parts: Parts) -> Iterator[Row]:
             [sys.executable, "-c", script, config.checkpoint],
             env={**os.environ, **settings},
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         ) as process:
             assert process.stdout is not None
-            acted = process.stdout.readline()
-            ms.append(1e3 * (time.perf_counter() - begun))
-            peak, said = process.communicate()
-        if process.returncode or acted != "acted\n":
-            raise UserError(f"a fresh process failed: {' '.join(said.strip().splitlines()[-1:])}")
-        peaks.append(float(peak))
+            said = []
+            for line in process.stdout:
+                said.append(line.strip())
+                if said[-1] == "acted":
+                    ms.append(1e3 * (time.perf_counter() - begun))
+        if process.returncode or "acted" not in said:
+            raise UserError(f"a fresh process failed: {' '.join(said[-1:])}")
+        peaks.append(float(said[-1]))
     yield Row("cold", "cold start to first action, and its memory", ms, "MB peak", value=max(peaks))
-
-
-def bench_loop(config: BenchConfig, parts: Parts) -> Iterator[Row]:
-    """The bundled tasks, acted out; of all steps, those that plan. The simulator's step, which
-    draws the next image, is where a robot's camera would be: it is told of apart."""
-    info = parts[2]
-    agent = Agent(*parts, make_planner(config.planners.split(",")[0]))
-    env = make_env(info.env_id, info.env_kwargs, info.image_size)
-    wanted = config.plans + WARM_UP
-    acted: list[float] = []
-    drawn: list[float] = []
-    started = time.perf_counter()
-    for task in sample_tasks(env, math.ceil(wanted * agent.execute / EPISODE_STEPS), 0, 25):
-        obs, _ = begin(env, task, ())
-        agent.reset(render(env, task.goal_state))
-        for _ in range(EPISODE_STEPS):
-            if len(acted) == wanted or (acted and time.perf_counter() - started > config.seconds):
-                break
-            before, begun = agent.last_plan, time.perf_counter()
-            action = agent.act(obs)
-            chosen = time.perf_counter()
-            obs = env.step(action)[0]
-            if agent.last_plan is not before:
-                acted.append(1e3 * (chosen - begun))
-                drawn.append(1e3 * (time.perf_counter() - begun))
-    env.close()
-    name = f"loop, {agent.planner.name}, {agent.budget.samples} x {agent.budget.iterations}"
-    name += f" x {agent.horizon} every {agent.execute} steps"
-    both = {"take in, encode, plan, check": acted, "the same and the simulator": drawn}
-    for what, ms in both.items():
-        yield Row("loop", f"{name}: {what}", ms[WARM_UP:] or ms[-1:], "plans/s")
 
 
 MEASURE = {
@@ -452,20 +426,22 @@ MEASURE = {
     "train": bench_train,
     "collect": bench_collect,
     "cold": bench_cold,
-    "loop": bench_loop,
 }
 
 
 def bench_scale(config: BenchConfig, parts: Parts) -> dict[str, dict[str, Any]]:
     """Median milliseconds of a plan of two iterations as one thing grows and all else stays as it
     is for the checkpoint, and the exponent of the power law that fits best."""
-    info, cem = parts[2], make_planner("cem")
+    _, encoder, info = parts
     found: dict[str, dict[str, Any]] = {}
     for name, values in RANGES.items():
         ms = []
         for value in values:
             size = {"samples": info.samples, "horizon": info.horizon, "episodes": 1, name: value}
-            agent = placed(parts, cem, size["horizon"], size["episodes"])
+            model = parts[0] if name in ("samples", "horizon", "episodes") else grown(info, size)
+            agent = placed(
+                (model, encoder, info), make_planner("cem"), size["horizon"], size["episodes"]
+            )
             row = plan_row(agent, Budget(size["samples"], SCALE_ITERATIONS), config)
             ms.append(float(np.median(row.ms)))
         exponent, constant = np.polyfit(np.log(values), np.log(ms), 1)
@@ -478,6 +454,18 @@ def bench_scale(config: BenchConfig, parts: Parts) -> dict[str, dict[str, Any]]:
     return found
 
 
+def grown(info: CheckpointInfo, size: dict[str, int]) -> WorldModel:
+    """An untrained model of another width; or of so many latent tokens, which takes a transformer:
+    the other predictors are for a number of their own."""
+    if "width" in size:
+        config = dataclasses.replace(info.model, width=size["width"])
+    else:
+        config = dataclasses.replace(
+            info.model, tokens=size["tokens"], predictor="transformer", projector="mlp", width=192
+        )
+    return WorldModel(config, info.spec)
+
+
 # --------------------------------------------------------------------------------- what is shown
 def draw(result: dict[str, Any]) -> bytes:
     """A PNG: milliseconds of a plan against each thing that grows, on log axes."""
@@ -485,7 +473,7 @@ def draw(result: dict[str, Any]) -> bytes:
     from matplotlib.figure import Figure
 
     scale = result["scale"]
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = Figure(figsize=(3 * len(scale), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (name, found) in zip(
         figure.subplots(1, len(scale), sharey=True), scale.items(), strict=True

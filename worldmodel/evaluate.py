@@ -88,6 +88,14 @@ class EvaluateConfig:
     """Model steps imagined; default: the checkpoint's."""
     execute: int | None = None
     """Environment steps carried out before planning again; default: one model step."""
+    budget_ms: float | None = None
+    """Milliseconds from what is seen to what is done, with --batch 1: planners that sample go on
+    until then, or until they converge, unless --iterations are given."""
+    patience: int | None = None
+    """Iterations without progress after which a search has converged; default: 5 with --budget_ms,
+    and else never."""
+    max_memory_mb: float = AgentConfig.max_memory_mb
+    """Megabytes that imagining may take, about."""
     proprio_weight: float = AgentConfig.proprio_weight
     """Weight of the distance in proprio, once the goal is near."""
     near: float = AgentConfig.near
@@ -139,6 +147,11 @@ class EvaluateConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
         parse_rules(self.guardrail + self.judged)
+        if self.budget_ms is not None and self.batch > 1:
+            raise UserError(
+                f"budget_ms is {self.budget_ms}, but {self.batch} episodes are planned together: "
+                "time one robot, with --batch 1"
+            )
         if self.ceiling_samples < 1:
             raise UserError(f"ceiling_samples is {self.ceiling_samples}: it must be at least 1")
         if self.episodes % self.seeds:
@@ -157,9 +170,10 @@ class EvaluateConfig:
 class Watch:
     """What an agent did of its own accord in each step of each episode, bool ``[steps]`` each:
     whether it stood still without a plan, whether its action was not the plan's, and whether it was
-    surprised. And of each plan that was made ``[plans]``: in which step, how far the goal was then
-    in latents, what it expected of the guardrails ``[plans, T, G]``, and, if that is kept, what it
-    imagined, latents ``[plans, T, P, D]``."""
+    surprised. Of each plan that was made ``[plans]``: in which step, how far the goal was then in
+    latents, what it expected of the guardrails ``[plans, T, G]``, and, if that is kept, what it
+    imagined, latents ``[plans, T, P, D]``. And of the plans of all batches: milliseconds from what
+    was seen to what was done, and model steps."""
 
     keep_imagined: bool = False
     stopped: list[Array] = field(default_factory=list)
@@ -169,6 +183,8 @@ class Watch:
     distances: list[Array] = field(default_factory=list)
     expected: list[Array] = field(default_factory=list)
     imagined: list[Array] = field(default_factory=list)
+    decision_ms: list[float] = field(default_factory=list)
+    model_calls: list[int] = field(default_factory=list)
 
 
 def run_agent(
@@ -205,9 +221,13 @@ def run_agent(
             plan = None
             for step in range(budget_steps):
                 stacked = {k: np.stack([obs[k] for obs in observations]) for k in observations[0]}
+                asked = time.perf_counter()
                 actions = agent.act(stacked)
                 if agent.last_plan is not None and agent.last_plan is not plan:
                     plan = agent.last_plan
+                    if watch is not None:
+                        watch.decision_ms.append(1e3 * (time.perf_counter() - asked))
+                        watch.model_calls.append(plan.model_calls)
                     planned_at.append(step)
                     distances.append(agent.distance.numpy())
                     expected.append(plan.violations.cpu().numpy())
@@ -418,10 +438,13 @@ def time_plans(
             encode_ms.append(agent.last_timings["encode_ms"])
     assert agent.last_plan is not None
 
-    def percentiles(values: list[float]) -> dict[str, float]:
-        return {f"p{p}": round(float(np.percentile(values, p)), 3) for p in (50, 99)}
-
     return percentiles(plan_ms), percentiles(encode_ms), agent.last_plan.model_calls
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """The median, what one in a hundred exceeds, and the largest."""
+    found = np.percentile(values, (50, 99, 100))
+    return {name: round(float(x), 3) for name, x in zip(("p50", "p99", "max"), found, strict=True)}
 
 
 # --------------------------------------------------------------------------------- the protocol
@@ -438,6 +461,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         execute=config.execute,
         samples=config.samples,
         iterations=config.iterations,
+        budget_ms=config.budget_ms,
+        patience=config.patience,
+        max_memory_mb=config.max_memory_mb,
         guardrails=tuple(config.guardrail),
         alarm=config.alarm,
         proprio_weight=config.proprio_weight,
@@ -523,6 +549,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             "plan_ms": plan_ms,
             "encode_ms": encode_ms,
             "model_calls_per_plan": model_calls,
+            "decisions": None,
             "env_metrics": {},
             "settings": {
                 "env_kwargs": kwargs,
@@ -543,6 +570,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             },
         }
         del result["settings"]["seed"]  # each batch gets its own, from the seed above
+        if count == 1:
+            result["decisions"] = {
+                "count": len(watch.decision_ms),
+                "ms": percentiles(watch.decision_ms),
+                "model_calls": percentiles(watch.model_calls),
+            }
         _note(result, "", ours)
         if config.alarm:
             surprised = np.array(watch.surprised)
@@ -707,6 +740,8 @@ def table(result: dict[str, Any]) -> str:
 
     settings = result["settings"]
     budget = f"{settings['samples']} x {settings['iterations']}"
+    if settings.get("budget_ms") is not None:
+        budget = f"{settings['samples']}, {settings['budget_ms']:g} ms"
     n, offset = result["episodes"], result["goal_offset"]
     rows = [
         f"{result['env']}, checkpoint {result['checkpoint']}: {result['budget_steps']} steps"
@@ -780,6 +815,13 @@ def table(result: dict[str, Any]) -> str:
         f"(p99), {result['model_calls_per_plan']} model steps, horizon {settings['horizon']}, "
         f"{settings['threads']} threads.",
     ]
+    if made := result.get("decisions"):
+        ms, calls = made["ms"], made["model_calls"]
+        rows.append(
+            f"All {made['count']} decisions, from what was seen to what was done: {ms['p50']:.1f} "
+            f"ms (p50), {ms['p99']:.1f} ms (p99), {ms['max']:.1f} ms at most; {calls['p50']:.0f} "
+            f"model steps (p50), {calls['max']:.0f} at most."
+        )
     return "\n".join(rows)
 
 

@@ -69,7 +69,13 @@ class PlanConfig:
     execute: int | None = None
     """Environment steps carried out before planning again; default: one model step."""
     budget_ms: float | None = None
-    """Milliseconds after which a planner stops searching."""
+    """Milliseconds from what is seen to what is done: planners that sample go on until then, or
+    until they converge, unless --iterations are given."""
+    patience: int | None = None
+    """Iterations without progress after which a search has converged; default: 5 with --budget_ms,
+    and else never."""
+    max_memory_mb: float = AgentConfig.max_memory_mb
+    """Megabytes that imagining may take, about."""
     deadline_ms: float | None = None
     """Milliseconds after which a plan is too late to be carried out."""
     alarm: float = 0.0
@@ -103,6 +109,8 @@ class PlanConfig:
             samples=self.samples,
             iterations=self.iterations,
             budget_ms=self.budget_ms,
+            patience=self.patience,
+            max_memory_mb=self.max_memory_mb,
             deadline_ms=self.deadline_ms,
             alarm=self.alarm,
             guardrails=tuple(self.guardrail),
