@@ -4,6 +4,7 @@ And checkpoints: what is saved is what is loaded, and damage is named."""
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -430,6 +431,53 @@ def test_a_deadline_still_gives_an_action(maze: Any) -> None:
     assert np.isfinite(agent.act(obs)).all()
     assert agent.last_plan is not None and agent.last_plan.stop_reason == "deadline"
     assert agent.last_timings["plan_ms"] > 0
+
+
+def test_a_time_budget_counts_from_what_is_seen(maze: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With time for it, the search goes on until it converges, and what encoding took is gone."""
+    agent = ball_agent(iterations=None, budget_ms=60_000.0)
+    obs, goal = start(maze)
+    agent.reset(goal)
+    agent.act(obs)
+    assert agent.last_plan is not None and agent.last_plan.stop_reason == "converged"
+    assert agent.last_plan.model_calls > 3 * 64 * 3  # more than what it is set to otherwise
+
+    asked: list[planners.Budget] = []
+    plan = agent.planner.plan
+
+    def remember(self: Any, problem: Any, budget: planners.Budget, generator: Any) -> Any:
+        asked.append(budget)
+        return plan(problem, planners.Budget(8, 1), generator)
+
+    monkeypatch.setattr(planners.Cem, "plan", remember)
+    encode = agent.encoder.encode
+    monkeypatch.setattr(agent.encoder, "encode", lambda x: (time.sleep(0.2), encode(x))[1])
+    agent.reset(goal)
+    agent.act(obs)
+    assert asked[0].budget_ms is not None and asked[0].budget_ms < 60_000 - 200
+    assert asked[0].patience == 5 and asked[0].iterations > 10**5
+    assert ball_agent(budget_ms=5.0).budget.iterations == 3  # given, so that many
+    gradient = ball_agent(planners.make("gradient"), samples=None, iterations=None, budget_ms=5.0)
+    assert gradient.budget.iterations == 30  # its steps shrink towards the last
+
+
+def test_memory_is_what_was_asked_for(checkpoint: Path, maze: Any) -> None:
+    """Whatever fits at once, the plan is the same; and less memory makes smaller chunks."""
+    parts, (obs, goal) = load_checkpoint(checkpoint), start(maze)
+    plans, chunks = [], []
+    for megabytes in (0.001, 0.1, 64.0):
+        settings = AgentConfig(samples=40, iterations=3, max_memory_mb=megabytes)
+        agent = Agent(*parts, planners.make("cem"), settings)
+        agent.reset(goal)
+        agent.act(obs)
+        chunks.append(agent.problem().chunk)
+        plans.append(agent.last_plan)
+    assert chunks[0] == 1 and 1 < chunks[1] < 40 < chunks[2]
+    assert torch.equal(plans[1].actions, plans[2].actions)
+    # One alone is multiplied in another order.
+    assert torch.allclose(plans[0].actions, plans[2].actions, atol=0.05)
+    with pytest.raises(UserError, match="max_memory_mb is 0"):
+        AgentConfig(max_memory_mb=0)
 
 
 def test_no_plan_arrives_after_the_end_of_the_episode(maze: Any) -> None:

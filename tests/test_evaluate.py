@@ -254,6 +254,21 @@ def test_the_result_has_the_protocols_keys_and_repeats(checkpoint: Path) -> None
     assert one["env_metrics"]["block_success_any"]["rate"] >= one["success_any"]["rate"]
 
 
+def test_decisions_are_timed_while_acting(checkpoint: Path) -> None:
+    options: dict[str, Any] = dict(batch=1, goal_offset=5, random_episodes=0, episodes=2)
+    result = run(checkpoint, budget_ms=5000.0, iterations=None, **options)
+    made = result["decisions"]
+    assert made["count"] == 2 * 10 / 5  # one for each model step
+    assert 0 < made["ms"]["p50"] <= made["ms"]["p99"] <= made["ms"]["max"]
+    assert made["model_calls"]["max"] > (8 + 1 + 1) * 3
+    assert "| cem 8, 30 ms |" in evaluate.table(result) and "All 4 decisions" in evaluate.table(
+        result
+    )
+    assert run(checkpoint, **{**options, "batch": 2})["decisions"] is None
+    with pytest.raises(UserError, match="budget_ms is 30.0, but 2 episodes"):
+        run(checkpoint, budget_ms=30.0)
+
+
 def test_guardrails_are_judged_by_true_states(checkpoint: Path) -> None:
     """A region that nobody comes near, one that all are in, and one that no plan may be sure of."""
     far = run(checkpoint, goal_offset=5, guardrail=["no_go:disc=9:9:1", "max_action:0.01"])

@@ -13,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import CONFIG, tiny_checkpoint
 
-from worldmodel.checkpoint import load_checkpoint
+from worldmodel.checkpoint import load_checkpoint, record
 from worldmodel.collect import CollectConfig, collect
 from worldmodel.encoder import BUNDLED, load_encoder
 from worldmodel.errors import UserError
@@ -111,6 +113,50 @@ def test_only_the_predictor_learns_from_dynamics_data(maze: Path) -> None:
     assert [len(frames) for frames in trainer.episodes.frames] == [120 * 21, 20 * 16]
     alone = Trainer(config(maze, "alone", steps=4, joint=0.5))
     assert alone.spec.proprio_mean != trainer.spec.proprio_mean  # statistics are of all frames
+
+
+def test_a_smaller_predictor_learns_to_imagine_what_its_teacher_does(maze: Path) -> None:
+    teacher = tiny_checkpoint(maze / "teacher", "worldmodel/Maze-v0")
+    record(teacher, probe={"names": ["ball_x"], "weights": [[0.0] * 21]}, calibration={"a": {}})
+    small = replace(CONFIG, width=16, heads=1)
+    optim = OptimConfig(lr=5e-3, warmup=10, ema=0.9)
+    settings = replace(
+        config(maze, "pupil", steps=200, optim=optim, loss=LossConfig(rollout=3), held_out=0.2),
+        teacher=str(teacher),
+        model=small,
+        batch=64,
+    )
+    trainer = Trainer(settings)
+    assert trainer.teacher is not None
+
+    def apart() -> float:
+        """Between what the two imagine under actions never logged, in terms of what changes."""
+        clips = trainer.episodes.clips(trainer.episodes.held_out, 64, 3, np.random.default_rng(1))
+        seen = (clips["frames"].float(), clips["proprio"], clips["actions"])
+        actions = (2 * torch.rand(64, 1, 3, 10, generator=torch.Generator().manual_seed(0)) - 1) / 2
+        a, b = (m.rollout(*seen, actions).z for m in (trainer.teacher, trainer.average))
+        moved = a - seen[0][:, None, -1:]
+        return float((a - b).square().mean() / moved.square().mean())
+
+    trainer.train_step()
+    before = apart()
+    for _ in range(199):
+        trainer.train_step()
+    assert apart() < 0.2 * before
+    known = trainer.teacher.projector.state_dict()
+    for name, value in trainer.average.projector.state_dict().items():
+        assert torch.equal(value, known[name])
+    trainer.save()
+    _, _, info = load_checkpoint(maze / "pupil" / "checkpoint")
+    assert info.probe["names"] == ["ball_x"] and not info.calibration  # margins are the teacher's
+    assert info.training["teacher"] == str(teacher) and info.spec == trainer.teacher.spec
+
+    with pytest.raises(UserError, match="tokens is 3, but the teacher's is 2"):
+        Trainer(replace(settings, model=replace(small, tokens=3)))
+    with pytest.raises(UserError, match="encoder is .* but the teacher's is"):
+        Trainer(replace(settings, encoder="dino-112"))
+    with pytest.raises(UserError, match="no checkpoint 'nobody'"):
+        Trainer(replace(settings, teacher="nobody"))
 
 
 def test_components_keep_what_varies_and_its_distances() -> None:

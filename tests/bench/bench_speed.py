@@ -1,0 +1,90 @@
+"""The same in every commit, to compare them: plans, the encoder, training, environments.
+
+    pip install '.[bench]' && pytest tests/bench/bench_speed.py
+
+`--benchmark-save before` and `--benchmark-compare` set two commits side by side. How much of what
+the machine can do that takes, and tables for people, are `python -m worldmodel.bench`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import planners
+import worldmodel
+from envs.policies import make_policy
+from planners import Budget
+from worldmodel.agent import Agent
+from worldmodel.bench import Rehearsal
+from worldmodel.checkpoint import load_checkpoint
+from worldmodel.tasks import make_env, render
+
+GUARDRAIL = "no_go:disc=0.3:0.3:0.05"
+ENVS: list[tuple[str, dict[str, Any]]] = [
+    ("PushT", {}),
+    ("Maze", {"layout": "U"}),
+    ("Maze", {"layout": "medium"}),
+    ("Maze", {"layout": "random"}),
+    ("GranularChips", {}),
+]
+BUNDLED = ("pusht", "pusht-fast", "maze", "maze-fast", "chips")
+
+
+def begun(checkpoint: str, **settings: Any) -> Agent:
+    """An agent in front of its first plan."""
+    agent = worldmodel.load(checkpoint, **settings)
+    env = make_env(agent.info.env_id, agent.info.env_kwargs, agent.info.image_size)
+    obs, info = env.reset(seed=0)
+    agent.reset(render(env, info["goal_state"]))
+    agent.observe(obs)
+    env.close()
+    return agent
+
+
+@pytest.mark.parametrize("name", planners.PLANNERS)
+@pytest.mark.parametrize("checkpoint", BUNDLED)
+def bench_plan(benchmark: Any, checkpoint: str, name: str) -> None:
+    agent = begun(checkpoint, planner=name)
+    problem = agent.problem()
+    benchmark(
+        lambda: agent.planner.plan(problem, agent.budget, torch.Generator().manual_seed(0)),
+    )
+
+
+@pytest.mark.parametrize("guardrails", [(), (GUARDRAIL,)], ids=["free", "guarded"])
+def bench_full_size(benchmark: Any, guardrails: tuple[str, ...]) -> None:
+    agent = begun("pusht", horizon=5, guardrails=guardrails)
+    problem, budget = agent.problem(), Budget(samples=300, iterations=10)
+    benchmark(lambda: agent.planner.plan(problem, budget, torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+def bench_encode(benchmark: Any, batch: int) -> None:
+    _, encoder, info = load_checkpoint("pusht")
+    pixels = np.zeros((batch, info.image_size, info.image_size, 3), np.uint8)
+    benchmark(lambda: encoder.encode(pixels))
+
+
+@pytest.mark.parametrize("checkpoint", ["pusht", "maze", "chips"])
+def bench_train_step(benchmark: Any, checkpoint: str) -> None:
+    benchmark(Rehearsal(load_checkpoint(checkpoint)[2]).train_step)
+
+
+@pytest.mark.parametrize(("name", "kwargs"), ENVS)
+def bench_step(benchmark: Any, name: str, kwargs: dict[str, Any]) -> None:
+    """A step of exploration, drawn at 112 pixels."""
+    env = gym.make(f"envs:worldmodel/{name}-v0", disable_env_checker=True, **kwargs)
+    policy = make_policy(env, "explore", np.random.default_rng(0))
+    seen = list(env.reset(seed=0))
+
+    def step() -> None:
+        obs, _, terminated, truncated, info = env.step(policy(*seen))
+        seen[:] = env.reset() if terminated or truncated else (obs, info)
+
+    benchmark(step)
+    env.close()
