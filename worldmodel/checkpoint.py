@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from worldmodel.encoder import Encoder
 
 FORMAT_VERSION = 1
+ADDED = {"activation"}  # to files of this version, with a default
 WEIGHTS, CONFIG, ENCODER = "model.safetensors", "config.json", "encoder"
 BUNDLED_FOLDER = Path(__file__).parent / "checkpoints"
 BUNDLED = {
@@ -271,8 +272,9 @@ def _build(cls: Any, content: Any, path: Path) -> Any:
     hints = typing.get_type_hints(cls)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected the keys of {cls.__name__}, not {content!r:.40}")
-    # What is found out later, such as calibrations, may not have been.
+    # What is found out later, such as calibrations, may not have been; and older files lack some.
     later = {each.name for each in dataclasses.fields(cls) if each.default_factory is dict}
+    later |= ADDED
     missing = [name for name in hints if name not in content and name not in later]
     unknown = [name for name in content if name not in hints]
     if missing or unknown:

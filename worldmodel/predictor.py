@@ -41,6 +41,8 @@ class ModelConfig:
         projector: how tokens become latents: "mlp" (`Projector`), "pose" (`Pose`), which has one
             latent token of dim 6, or "components" (`Components`) or "picture" (`Picture`), which
             need one latent token for each patch.
+        activation: of the predictors "mlp" and "relative". On a CPU, GELU takes as long as a narrow
+            layer, ReLU a tenth of that.
     """
 
     tokens: int = 4
@@ -53,6 +55,7 @@ class ModelConfig:
     context: int = 3
     frameskip: int = 5
     projector: Literal["mlp", "pose", "components", "picture"] = "mlp"
+    activation: Literal["gelu", "relu"] = "gelu"
 
     def __post_init__(self) -> None:
         if self.projector == "pose" and (self.tokens, self.dim) != (1, Pose.DIM):
@@ -388,7 +391,7 @@ class MLP(nn.Module):
         size, w = config.tokens * config.dim, config.width
         self.blocks = nn.Sequential(
             nn.Linear(config.context * size + numbers, w),
-            *(Residual(w) for _ in range(config.depth)),
+            *(Residual(w, config.activation == "relu") for _ in range(config.depth)),
         )
         self.norm = nn.LayerNorm(w)
         self.next_z = nn.Linear(w, size)
