@@ -32,7 +32,7 @@ ENVS: list[tuple[str, dict[str, Any]]] = [
     ("Maze", {"layout": "random"}),
     ("GranularChips", {}),
 ]
-BUNDLED = ("pusht", "pusht-fast", "maze", "maze-fast", "chips")
+BUNDLED = ("pusht", "pusht-fast", "maze", "chips")
 
 
 def begun(checkpoint: str, **settings: Any) -> Agent:
