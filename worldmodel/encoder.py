@@ -149,12 +149,12 @@ class Encoder(nn.Module):
         num_tokens: patch tokens per image, P.
         dim: width of a token, D.
         hash: hex digest of weights and preprocessing; equal hashes give equal latents.
-        bfloat16: compute in bfloat16, as always but where `worldmodel.export` is asked not to.
+        autocast: whether it computes in bfloat16; else in the precision of its weights.
     """
 
     mean: Tensor
     std: Tensor
-    bfloat16 = True
+    autocast = True
 
     def __init__(
         self,
@@ -226,7 +226,7 @@ class Encoder(nn.Module):
         if x.shape[-2:] != size:
             x = F.interpolate(x, size, mode="bilinear", antialias=True)
         x = (x / 255.0 - self.mean) / self.std
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
             return self._tokens(x).float()
 
     def _digest(self) -> str:

@@ -3,9 +3,10 @@
     python -m worldmodel.export --checkpoint pusht --out out/pusht
 
 The folder then holds three programs that need torch alone (`torch.export`): ``encoder.pt2``, camera
-images to latents; ``predictor.pt2``, what follows from candidate actions over the whole horizon; and
-``distance.pt2``, how far latents are from those of a goal image. With ``--onnx true``, also the same
-three for ONNX runtimes. ``README.md`` says how to call them, ``export.json`` the same for programs.
+images to latents; ``predictor.pt2``, what follows from candidate actions, over the whole horizon;
+and ``distance.pt2``, how far latents are from those of a goal image. With ``--onnx true``, also the
+same three for ONNX runtimes. ``README.md`` says how to call them, and ``export.json`` says it to
+programs.
 
 What was written is loaded again and run beside the model itself, on random images and on frames of
 the environment. Where the two differ by more than `TOLERANCE`, nothing is kept.
@@ -13,14 +14,14 @@ the environment. Where the two differ by more than `TOLERANCE`, nothing is kept.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
+import io
 import os
-import shutil
 import sys
 import tempfile
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,13 +31,22 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.checkpoint import CheckpointInfo, load_checkpoint
-from worldmodel.cli import atomic_write_json, atomic_write_text, parse_config, progress, run
+from worldmodel.cli import (
+    Progress,
+    atomic_write_bytes,
+    atomic_write_json,
+    atomic_write_text,
+    parse_config,
+    progress,
+    run,
+)
 from worldmodel.encoder import Encoder
 from worldmodel.errors import UserError
 from worldmodel.predictor import WorldModel
 from worldmodel.tasks import make_env
 
 Values = tuple[Tensor, ...]
+Function = Callable[..., Tensor | Values]
 BATCHES = (1, 7, 64)  # sizes that are tried
 # Largest difference, as a share of the largest number. Rounding is a millionth of it; but where an
 # image shows nothing of the thing, its turn is a vector of hardly any length that is made longer.
@@ -79,23 +89,24 @@ class See(nn.Module):
         super().__init__()
         self.encoder, self.projector = encoder, model.projector
 
-    def forward(self, pixels: Tensor) -> Values:
+    def forward(self, pixels: Tensor) -> Tensor:
         tokens = self.encoder(pixels)
-        with precision(self.encoder.bfloat16):
-            return (self.projector(tokens),)
+        with precision(self.encoder.autocast):
+            z: Tensor = self.projector(tokens)
+        return z
 
 
 class Imagine(nn.Module):
     """`WorldModel.rollout` with a context for each candidate, so that there is one batch."""
 
-    def __init__(self, model: WorldModel, bfloat16: bool):
+    def __init__(self, model: WorldModel, autocast: bool):
         super().__init__()
-        self.bfloat16 = bfloat16
+        self.autocast = autocast
         self.model = copy.deepcopy(model)
         del self.model.projector, self.model.proprio_head  # or they would be saved, too
 
     def forward(self, z: Tensor, proprio: Tensor, past: Tensor, actions: Tensor) -> Values:
-        with precision(self.bfloat16):
+        with precision(self.autocast):
             imagined = self.model.rollout(z, proprio, past, actions.unsqueeze(1))
         return imagined.z.squeeze(1), imagined.proprio.squeeze(1)
 
@@ -110,13 +121,13 @@ class Compare(nn.Module):
         for name, _ in list(self.model.projector.named_children()):
             delattr(self.model.projector, name)  # distances need buffers only
 
-    def forward(self, z: Tensor, goal: Tensor) -> Values:
-        return (self.model.distance(z, goal),)
+    def forward(self, z: Tensor, goal: Tensor) -> Tensor:
+        return self.model.distance(z, goal)
 
 
-def precision(bfloat16: bool) -> torch.autocast:
-    """How to compute: as the agent does, or in float32."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
+def precision(autocast: bool) -> torch.autocast:
+    """How to compute: in bfloat16, as the agent does, or in float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=autocast)
 
 
 class Port(NamedTuple):
@@ -134,7 +145,7 @@ class Program:
 
     name: str
     module: nn.Module
-    eager: Callable[..., Values]
+    eager: Function
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
 
@@ -143,17 +154,17 @@ def programs(
     model: WorldModel, encoder: Encoder, info: CheckpointInfo, horizon: int
 ) -> list[Program]:
     """Encoder, predictor and distance, in the encoder's precision."""
-    c, k, bfloat16 = model.config, model.config.context, encoder.bfloat16
+    c, k, autocast = model.config, model.config.context, encoder.autocast
     latents, numbers = (c.tokens, c.dim), len(info.spec.proprio_mean)
     acted, side = c.frameskip * len(info.spec.action_low), info.image_size
 
-    def eager_see(pixels: Tensor) -> Values:
+    def see(pixels: Tensor) -> Tensor:
         tokens = encoder.encode(pixels)
-        with precision(bfloat16):
-            return (model.project(tokens),)
+        with precision(autocast):
+            return model.project(tokens)
 
-    def eager_imagine(z: Tensor, proprio: Tensor, past: Tensor, actions: Tensor) -> Values:
-        with precision(bfloat16):
+    def imagine(z: Tensor, proprio: Tensor, past: Tensor, actions: Tensor) -> Values:
+        with precision(autocast):
             imagined = model.rollout(z, proprio, past, actions[:, None])
         return tuple(part[:, 0] for part in imagined)
 
@@ -172,53 +183,57 @@ def programs(
     )
     near = Port("distance", ("B",), "squared distance: the smaller, the more alike")
     return [
-        Program("encoder", See(model, encoder), eager_see, (images,), (z,)),
-        Program("predictor", Imagine(model, bfloat16), eager_imagine, context, future),
-        Program(
-            "distance",
-            Compare(model),
-            lambda z, goal: (model.distance(z, goal),),
-            (z, one_goal),
-            (near,),
-        ),
+        Program("encoder", See(model, encoder), see, (images,), (z,)),
+        Program("predictor", Imagine(model, autocast), imagine, context, future),
+        Program("distance", Compare(model), model.distance, (z, one_goal), (near,)),
     ]
 
 
-def write_program(program: Program, folder: Path, onnx: bool) -> dict[str, Callable[..., Values]]:
-    """Write a program to `folder`; returns how to run what is there, by the ending of its file."""
-    batch = torch.export.Dim("B")
+def write_program(program: Program, folder: Path, onnx: bool) -> dict[str, Function]:
+    """Write a program to `folder`; returns how to run what is there, by the name of its file."""
     example = tuple(
         torch.zeros(
-            [2 if side == "B" else int(side) for side in port.shape],
-            dtype=getattr(torch, port.dtype),
+            [2 if n == "B" else int(n) for n in port.shape], dtype=getattr(torch, port.dtype)
         )
         for port in program.inputs
     )
+    batch = torch.export.Dim("B")
     dynamic = tuple({0: batch} if port.shape[0] == "B" else None for port in program.inputs)
     exported = torch.export.export(program.module, example, dynamic_shapes=dynamic)
+    buffer = io.BytesIO()
+    torch.export.save(exported, buffer)
     path = folder / f"{program.name}.pt2"
-    torch.export.save(exported, path)
-    loaded = torch.export.load(path).module()
-    found: dict[str, Callable[..., Values]] = {"pt2": loaded}
+    atomic_write_bytes(path, buffer.getvalue())
+    written: dict[str, Function] = {path.name: torch.export.load(path).module()}
     if onnx:
-        import onnxruntime
-
         path = path.with_suffix(".onnx")
-        names = {
-            "input_names": [port.name for port in program.inputs],
-            "output_names": [port.name for port in program.outputs],
-        }
-        converted = torch.onnx.export(exported, dynamo=True, verbose=False, **names)
-        assert converted is not None
-        converted.save(path, external_data=False)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        write_onnx(program, exported, path)
+        written[path.name] = run_onnx(path)
+    return written
 
-        def run_onnx(*inputs: Tensor) -> Values:
-            named = {name: value.numpy() for name, value in zip(names["input_names"], inputs)}
-            return tuple(map(torch.from_numpy, session.run(names["output_names"], named)))
 
-        found["onnx"] = run_onnx
-    return found
+def write_onnx(program: Program, exported: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a program as ONNX, its weights within the same file."""
+    names, results = ([port.name for port in ports] for ports in (program.inputs, program.outputs))
+    converted = torch.onnx.export(
+        exported, dynamo=True, input_names=names, output_names=results, verbose=False
+    )
+    assert converted is not None
+    converted.save(path, external_data=False)
+
+
+def run_onnx(path: Path) -> Function:
+    """The program in an ONNX file, by onnxruntime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [port.name for port in session.get_inputs()]
+
+    def function(*inputs: Tensor) -> Values:
+        found = session.run(None, dict(zip(names, map(Tensor.numpy, inputs), strict=True)))
+        return tuple(map(torch.from_numpy, found))
+
+    return function
 
 
 # ------------------------------------------------------------------------------------- the check
@@ -236,7 +251,9 @@ def random_episode(info: CheckpointInfo, frames: int, steps: int) -> Episode:
     rng, side, spec = np.random.default_rng(0), info.image_size, info.spec
     pixels = rng.integers(0, 256, (frames, side, side, 3), np.uint8)
     proprio = rng.normal(spec.proprio_mean, spec.proprio_std, (frames, len(spec.proprio_mean)))
-    low, high = (np.tile(each, info.model.frameskip) for each in (spec.action_low, spec.action_high))
+    low, high = (
+        np.tile(each, info.model.frameskip) for each in (spec.action_low, spec.action_high)
+    )
     actions = rng.uniform(low, high, (steps, len(low)))
     return Episode(*map(torch.from_numpy, (pixels, np.float32(proprio), np.float32(actions))))
 
@@ -274,15 +291,15 @@ def inputs_of(episode: Episode, z: Tensor, context: int, horizon: int) -> dict[s
 
 
 @torch.no_grad()
-def difference(
-    written: Callable[..., Values], eager: Callable[..., Values], inputs: Values
-) -> tuple[float, float]:
+def difference(written: Function, eager: Function, inputs: Values) -> tuple[float, float]:
     """How far apart at most the two are in batches of all sizes: absolute, and as a share of the
     largest number. NaN where one of them is, or where shapes differ."""
     apart, share = [], []
     for size in BATCHES:
         part = [each[:size] for each in inputs]
-        for found, expected in zip(written(*part), eager(*part), strict=True):
+        results = (written(*part), eager(*part))
+        pairs = ((each,) if isinstance(each, Tensor) else each for each in results)
+        for found, expected in zip(*pairs, strict=True):
             if found.shape != expected.shape:
                 return float("nan"), float("nan")
             apart.append((found - expected).abs().max())
@@ -291,10 +308,9 @@ def difference(
 
 
 def check(
-    written: dict[str, dict[str, Callable[..., Values]]],
     parts: list[Program],
+    written: list[dict[str, Function]],
     episodes: dict[str, Episode],
-    horizon: int,
     tolerance: float,
 ) -> list[dict[str, Any]]:
     """Run every file beside the model on all episodes; returns how far apart they are.
@@ -303,23 +319,23 @@ def check(
         UserError: farther than `tolerance`.
     """
     see, imagine, _ = parts
-    context = imagine.inputs[0].shape[1]
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    context, horizon = (int(imagine.inputs[at].shape[1]) for at in (0, -1))
+    rows: dict[str, dict[str, Any]] = {}
     for kind, episode in episodes.items():
         with torch.no_grad():
-            (z,) = see.eager(episode.pixels)
-        inputs = inputs_of(episode, z, int(context), horizon)
-        for part in parts:
-            for ending, program in written[part.name].items():
-                absolute, relative = difference(program, part.eager, inputs[part.name])
-                file = f"{part.name}.{ending}"
+            z = see.eager(episode.pixels)
+        assert isinstance(z, Tensor)
+        inputs = inputs_of(episode, z, context, horizon)
+        for part, files in zip(parts, written, strict=True):
+            for file, function in files.items():
+                absolute, relative = difference(function, part.eager, inputs[part.name])
                 if not relative <= tolerance:
                     raise UserError(
-                        f"{file} differs from the model by {relative:.2g} of the largest number, "
-                        f"on {kind}; {tolerance:g} is tolerated: nothing was written. Another "
-                        "version of torch or onnx may do better"
+                        f"{file} is off by {relative:.2g} of the largest number, on {kind}: the "
+                        f"model computes something else, and {tolerance:g} is tolerated. Nothing "
+                        "was written; another version of torch may do better"
                     )
-                row = rows.setdefault((part.name, ending), {"file": file})
+                row = rows.setdefault(file, {"file": file})
                 row[kind] = {"absolute": absolute, "relative": relative}
     return list(rows.values())
 
@@ -366,3 +382,152 @@ def table(differences: list[dict[str, Any]]) -> str:
         cells = "".join(f" {row[k]['absolute']:.1e} | {row[k]['relative']:.1e} |" for k in kinds)
         rows.append(f"| {row['file']} |{cells}")
     return "\n".join(rows)
+
+
+def guide(told: dict[str, Any]) -> str:
+    """What ``README.md`` holds, of what ``export.json`` does."""
+    k, skip, horizon, side = (told[n] for n in ("context", "frameskip", "horizon", "image_size"))
+    acted, numbers = skip * len(told["action_low"]), len(told["proprio_mean"])
+    low, high = ([float(f"{x:.6g}") for x in told[name]] for name in ("action_low", "action_high"))
+    steps = "environment step" if skip == 1 else f"{skip} environment steps"
+    ports = [
+        f"| `{name}` | {way} | `{port['name']}` | {port['dtype']} "
+        f"`[{', '.join(map(str, port['shape']))}]` | {port['meaning']} |"
+        for name, program in told["programs"].items()
+        for way in ("inputs", "outputs")
+        for port in program[way]
+    ]
+    batches = ", ".join(map(str, told["batches"]))
+    onnx = any(row["file"].endswith(".onnx") for row in told["differences"])
+    return f"""# The world model {told["checkpoint"]}, for {told["env_id"]}
+
+Written by `python -m worldmodel.export`, in {told["precision"]}, with torch {told["torch"]}: that
+version or a newer one runs it, and nothing else is needed.
+
+| program | | name | `B` is any batch size | meaning |
+|---|---|---|---|---|
+{chr(10).join(ports)}
+
+- A model step is {steps}, and its action those of all of them, one after the
+  other: {skip} x {len(low)} numbers, each step's within {low} and {high},
+  in the units of {told["env_id"]}. Keep candidates within these bounds.
+- The context is {k} frame{"s, a model step apart" * (k > 1)}, and the actions between them, if
+  any. Before the beginning, the robot stood still: repeat the first frame, with actions of 0 or the
+  bound nearest to it.
+- Proprio is in SI units: {", ".join(told["proprio_names"]) or f"{numbers} numbers"}.
+- Images are as the environment's camera takes them, {side} x {side} pixels. They are normalised
+  inside.
+- Every candidate has its own context. That of one robot is expanded, as below.
+
+In this folder, of 64 random plans the one that leads nearest to a goal image:
+
+```python
+import torch
+encoder = torch.export.load("encoder.pt2").module()
+predictor = torch.export.load("predictor.pt2").module()
+distance = torch.export.load("distance.pt2").module()
+frames, goal = torch.randint(256, ({k + 1}, {side}, {side}, 3)).byte().split([{k}, 1])  # seen
+proprio, past = torch.zeros(1, {k}, {numbers}), torch.zeros(1, {k - 1}, {acted})  # felt
+low, high = torch.tensor({low} * {skip}), torch.tensor({high} * {skip})
+actions = low + (high - low) * torch.rand(64, {horizon}, {acted})
+context = [each.expand(64, *each.shape[1:]) for each in (encoder(frames)[None], proprio, past)]
+imagined_z, imagined_proprio = predictor(*context, actions)
+best = actions[distance(imagined_z[:, -1], encoder(goal)).argmin()]
+print(best[0].view({skip}, {len(low)}))  # to be carried out, before the next plan
+```
+{ONNX_GUIDE if onnx else ""}
+## Checked
+
+Loaded from these files and run beside the model itself, in batches of {batches}: the largest
+difference, absolute and as a share of the largest number. {told["tolerance"]:g} of that is tolerated.
+
+{table(told["differences"])}
+"""
+
+
+ONNX_GUIDE = """
+The same programs are in the `.onnx` files. For instance:
+
+```python
+import numpy, onnxruntime
+encoder = onnxruntime.InferenceSession("encoder.onnx")
+frames = numpy.zeros((1, *encoder.get_inputs()[0].shape[1:]), numpy.uint8)
+(z,) = encoder.run(["z"], {"pixels": frames})
+```
+"""
+
+
+# ------------------------------------------------------------------------------- the command
+def export(config: ExportConfig) -> list[dict[str, Any]]:
+    """Write the folder, complete or not at all; returns how far files and model are apart.
+
+    Raises:
+        UserError: an unusable checkpoint, no ONNX, a folder that cannot be written or holds other
+            things, or files that do not compute what the model does.
+    """
+    missing = [name for name in ONNX if config.onnx and importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--onnx needs {', '.join(missing)}: pip install 'worldmodel[onnx]'")
+    with new_folder(config.out) as folder:
+        model, encoder, info = load_checkpoint(config.checkpoint)
+        encoder.autocast = config.precision == "bfloat16"
+        horizon = config.horizon or info.horizon
+        frames = max(BATCHES) + info.model.context - 1
+        sizes = frames, frames - 1 + horizon
+        episodes = {"random images": random_episode(info, *sizes)}
+        try:
+            episodes["real frames"] = real_episode(info, *sizes)
+        except UserError as error:
+            print(f"not tried on real frames: {error}", file=sys.stderr)
+        parts = programs(model, encoder, info, horizon)
+        bar: Progress[Program]
+        with progress(parts, len(parts), "programs") as bar:
+            written = [write_program(part, folder, config.onnx) for part in bar]
+        differences = check(parts, written, episodes, TOLERANCE[config.precision])
+        told = describe(config, info, parts, differences)
+        atomic_write_json(folder / DESCRIPTION, told)
+        atomic_write_text(folder / README, guide(told))
+    return differences
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to write to that takes the place of `out` in the end, or is gone if that is never
+    reached.
+
+    Raises:
+        UserError: there is no place for it, or something else in its place.
+    """
+    out = out.absolute()
+    try:
+        if out.exists() and any(out.iterdir()) and not (out / DESCRIPTION).exists():
+            raise UserError(f"{out} holds other things than an export: choose another folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from None
+    with temporary as place:
+        new, old = Path(place) / "new", Path(place) / "old"
+        new.mkdir()
+        yield new
+        if out.exists():
+            os.rename(out, old)
+        os.rename(new, out)
+
+
+@run
+def main(argv: list[str] | None = None) -> None:
+    """Export, and print how far what was written is from the model."""
+    config = parse_config(
+        ExportConfig,
+        argv,
+        "worldmodel.export",
+        "Export encoder and predictor.",
+    )
+    differences = export(config)
+    print(f"wrote {config.out}: see {config.out / README}", file=sys.stderr)
+    print(table(differences))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
