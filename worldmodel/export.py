@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib.util
+import inspect
 import io
 import os
 import sys
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -258,20 +260,14 @@ def random_episode(info: CheckpointInfo, frames: int, steps: int) -> Episode:
     return Episode(*map(torch.from_numpy, (pixels, np.float32(proprio), np.float32(actions))))
 
 
-def real_episode(info: CheckpointInfo, frames: int, steps: int) -> Episode:
-    """The same, of random actions in the environment that the checkpoint is for.
-
-    Raises:
-        UserError: it is none of the bundled ones.
-    """
+def real_episode(env: gym.Env[Any, Any], info: CheckpointInfo, frames: int, steps: int) -> Episode:
+    """The same, of random actions in the environment that the checkpoint is for."""
     actions = random_episode(info, 1, steps).actions
-    env = make_env(info.env_id, info.env_kwargs, info.image_size)
     seen = [env.reset(seed=0)[0]]
     for taken in actions[: frames - 1].unflatten(-1, (info.model.frameskip, -1)).numpy():
         for action in taken:
             obs = env.step(action)[0]
         seen.append(obs)
-    env.close()
     pixels, proprio = (np.stack([obs[name] for obs in seen]) for name in ("pixels", "proprio"))
     return Episode(torch.from_numpy(pixels), torch.from_numpy(proprio), actions)
 
@@ -342,13 +338,18 @@ def check(
 
 # ------------------------------------------------------------------------------- what is told
 def describe(
-    config: ExportConfig, info: CheckpointInfo, parts: list[Program], differences: list[Any]
+    config: ExportConfig,
+    info: CheckpointInfo,
+    about: str,
+    parts: list[Program],
+    differences: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """What ``export.json`` holds."""
+    """What ``export.json`` holds. `about`: what the environment says of itself, units above all."""
     return {
         "checkpoint": config.checkpoint,
         "env_id": info.env_id,
         "env_kwargs": info.env_kwargs,
+        "env_about": about,
         "torch": torch.__version__,
         "precision": config.precision,
         "programs": {
@@ -391,34 +392,39 @@ def guide(told: dict[str, Any]) -> str:
     low, high = ([float(f"{x:.6g}") for x in told[name]] for name in ("action_low", "action_high"))
     steps = "environment step" if skip == 1 else f"{skip} environment steps"
     ports = [
-        f"| `{name}` | {way} | `{port['name']}` | {port['dtype']} "
+        f"| `{name}` | {way[:-1]} | `{port['name']}` | {port['dtype']} "
         f"`[{', '.join(map(str, port['shape']))}]` | {port['meaning']} |"
         for name, program in told["programs"].items()
         for way in ("inputs", "outputs")
         for port in program[way]
     ]
+    context = "the latest frame alone: `past` has no actions"
+    if k > 1:
+        context = (
+            f"{k} frames, a model step apart, and the actions between them. Before the first\n"
+            "  one, the robot stood still: repeat it, with actions of 0 or the bound nearest to 0"
+        )
+    about = "What the environment says of itself:\n\n" if told["env_about"] else ""
+    about += "".join(f"> {line}".rstrip() + "\n" for line in told["env_about"].splitlines())
     batches = ", ".join(map(str, told["batches"]))
     onnx = any(row["file"].endswith(".onnx") for row in told["differences"])
     return f"""# The world model {told["checkpoint"]}, for {told["env_id"]}
 
-Written by `python -m worldmodel.export`, in {told["precision"]}, with torch {told["torch"]}: that
-version or a newer one runs it, and nothing else is needed.
+Written by `python -m worldmodel.export`, in {told["precision"]}, with torch {told["torch"]}: use
+that version or a newer one. Nothing else is needed.
 
 | program | | name | `B` is any batch size | meaning |
 |---|---|---|---|---|
 {chr(10).join(ports)}
 
-- A model step is {steps}, and its action those of all of them, one after the
-  other: {skip} x {len(low)} numbers, each step's within {low} and {high},
-  in the units of {told["env_id"]}. Keep candidates within these bounds.
-- The context is {k} frame{"s, a model step apart" * (k > 1)}, and the actions between them, if
-  any. Before the beginning, the robot stood still: repeat the first frame, with actions of 0 or the
-  bound nearest to it.
-- Proprio is in SI units: {", ".join(told["proprio_names"]) or f"{numbers} numbers"}.
-- Images are as the environment's camera takes them, {side} x {side} pixels. They are normalised
-  inside.
-- Every candidate has its own context. That of one robot is expanded, as below.
+- A model step is {steps}. Its action is all of theirs, one after the other: {skip} x {len(low)}
+  numbers, those of each step within {low} and {high}. Keep to these bounds.
+- The context is {context}.
+- Proprio is {", ".join(told["proprio_names"]) or f"{numbers} numbers"}, in SI units.
+- Images are what the environment's camera shows, {side} x {side} pixels, normalised inside.
+- Every candidate has its own context: that of one robot is expanded, as below.
 
+{about}
 In this folder, of 64 random plans the one that leads nearest to a goal image:
 
 ```python
@@ -426,8 +432,8 @@ import torch
 encoder = torch.export.load("encoder.pt2").module()
 predictor = torch.export.load("predictor.pt2").module()
 distance = torch.export.load("distance.pt2").module()
-frames, goal = torch.randint(256, ({k + 1}, {side}, {side}, 3)).byte().split([{k}, 1])  # seen
-proprio, past = torch.zeros(1, {k}, {numbers}), torch.zeros(1, {k - 1}, {acted})  # felt
+frames, goal = torch.randint(256, ({k + 1}, {side}, {side}, 3)).byte().split([{k}, 1])  # camera
+proprio, past = torch.zeros(1, {k}, {numbers}), torch.zeros(1, {k - 1}, {acted})  # robot
 low, high = torch.tensor({low} * {skip}), torch.tensor({high} * {skip})
 actions = low + (high - low) * torch.rand(64, {horizon}, {acted})
 context = [each.expand(64, *each.shape[1:]) for each in (encoder(frames)[None], proprio, past)]
@@ -439,7 +445,7 @@ print(best[0].view({skip}, {len(low)}))  # to be carried out, before the next pl
 ## Checked
 
 Loaded from these files and run beside the model itself, in batches of {batches}: the largest
-difference, absolute and as a share of the largest number. {told["tolerance"]:g} of that is tolerated.
+difference, absolute and as a share of the largest number; {told["tolerance"]:g} is tolerated.
 
 {table(told["differences"])}
 """
@@ -475,16 +481,21 @@ def export(config: ExportConfig) -> list[dict[str, Any]]:
         frames = max(BATCHES) + info.model.context - 1
         sizes = frames, frames - 1 + horizon
         episodes = {"random images": random_episode(info, *sizes)}
+        about = ""
         try:
-            episodes["real frames"] = real_episode(info, *sizes)
+            env = make_env(info.env_id, info.env_kwargs, info.image_size)
         except UserError as error:
             print(f"not tried on real frames: {error}", file=sys.stderr)
+        else:
+            episodes["real frames"] = real_episode(env, info, *sizes)
+            about = inspect.getdoc(env.unwrapped) or ""
+            env.close()
         parts = programs(model, encoder, info, horizon)
         bar: Progress[Program]
         with progress(parts, len(parts), "programs") as bar:
             written = [write_program(part, folder, config.onnx) for part in bar]
         differences = check(parts, written, episodes, TOLERANCE[config.precision])
-        told = describe(config, info, parts, differences)
+        told = describe(config, info, about, parts, differences)
         atomic_write_json(folder / DESCRIPTION, told)
         atomic_write_text(folder / README, guide(told))
     return differences
