@@ -18,7 +18,7 @@ from torch import Tensor
 
 import worldmodel
 from worldmodel import export
-from worldmodel.checkpoint import CheckpointInfo, load_checkpoint
+from worldmodel.checkpoint import CheckpointInfo, load_checkpoint, record
 from worldmodel.encoder import ViT, ViTConfig, load_encoder
 from worldmodel.export import BATCHES, Episode, difference, main, programs, write_program
 from worldmodel.predictor import DataSpec, ModelConfig, WorldModel
@@ -227,6 +227,21 @@ def model_of(config: ModelConfig, encoder: Any) -> tuple[WorldModel, Any, Checkp
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few")
+def test_a_model_of_somebody_elses_world(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, out = tmp_path / "other", tmp_path / "out"
+    shutil.copytree(checkpoint, other)
+    record(other, env_id="somebody/Else-v0", proprio_names=())
+    assert main(["--checkpoint", str(other), "--out", str(out), "--horizon", "1"]) == 0
+    shown = capsys.readouterr()
+    assert "not tried on real frames: no environment 'somebody/Else-v0'" in shown.err
+    assert "random images" in shown.out and "real frames" not in shown.out
+    assert "Proprio is 4 numbers" in (out / "README.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few")
 def test_in_bfloat16_it_sees_what_the_agent_does(
     checkpoint: Path, exported: Path, tmp_path: Path
 ) -> None:
@@ -303,6 +318,9 @@ def test_bad_input_is_refused_before_the_work(
     (tmp_path / "file").write_text("")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").write_text("")
+    (tmp_path / "mixed").mkdir()
+    for name in ("export.json", "notes.txt"):
+        (tmp_path / "mixed" / name).write_text("")
     before = sorted(tmp_path.rglob("*"))
     for flags, said in (
         (["--checkpoint", "pushd"], "bundled checkpoints are pusht"),
@@ -312,7 +330,8 @@ def test_bad_input_is_refused_before_the_work(
         (["--precision", "float16"], "float16"),
         (["--out", str(tmp_path / "file")], "cannot write"),
         (["--out", str(tmp_path / "file" / "below")], "cannot write"),
-        (["--out", str(tmp_path / "photos")], "holds other things"),
+        (["--out", str(tmp_path / "photos")], "holds more than an export, cat.png"),
+        (["--out", str(tmp_path / "mixed")], "holds more than an export, notes.txt"),
     ):
         assert main(["--out", str(tmp_path / "out"), "--checkpoint", str(checkpoint), *flags]) == 2
         error = capsys.readouterr().err

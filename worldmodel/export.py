@@ -55,6 +55,11 @@ BATCHES = (1, 7, 64)  # sizes that are tried
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 README, DESCRIPTION = "README.md", "export.json"
+FILES = {README, DESCRIPTION} | {
+    f"{name}.{ending}"
+    for name in ("encoder", "predictor", "distance")
+    for ending in ("pt2", "onnx")
+}
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,9 @@ class ExportConfig:
         if self.horizon < 0:
             raise UserError(f"horizon is {self.horizon}: it must be at least 1, or 0")
         if self.onnx and self.precision != "float32":
-            raise UserError("ONNX files compute in float32: leave out --precision, or --onnx")
+            raise UserError(
+                f"ONNX files compute in float32, not {self.precision}: leave out one of the two"
+            )
 
 
 # ---------------------------------------------------------------------------------- the programs
@@ -422,6 +429,7 @@ that version or a newer one. Nothing else is needed.
 - The context is {context}.
 - Proprio is {", ".join(told["proprio_names"]) or f"{numbers} numbers"}, in SI units.
 - Images are what the environment's camera shows, {side} x {side} pixels, normalised inside.
+- Inputs are on the CPU, which computes.
 - Every candidate has its own context: that of one robot is expanded, as below.
 
 {about}
@@ -511,8 +519,10 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     out = out.absolute()
     try:
-        if out.exists() and any(out.iterdir()) and not (out / DESCRIPTION).exists():
-            raise UserError(f"{out} holds other things than an export: choose another folder")
+        there = {path.name for path in out.iterdir()} if out.exists() else set()
+        if there - FILES or (there and DESCRIPTION not in there):
+            other = min(there - FILES or there)
+            raise UserError(f"{out} holds more than an export, {other}: choose another folder")
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
     except OSError as error:
@@ -529,12 +539,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 @run
 def main(argv: list[str] | None = None) -> None:
     """Export, and print how far what was written is from the model."""
-    config = parse_config(
-        ExportConfig,
-        argv,
-        "worldmodel.export",
-        "Export encoder and predictor.",
-    )
+    config = parse_config(ExportConfig, argv, "worldmodel.export", "Export encoder and predictor.")
     differences = export(config)
     print(f"wrote {config.out}: see {config.out / README}", file=sys.stderr)
     print(table(differences))
