@@ -8,16 +8,22 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from worldmodel.checkpoint import CheckpointInfo, save_checkpoint
+from worldmodel.checkpoint import CheckpointInfo, keep_encoder, save_checkpoint
 from worldmodel.encoder import load_encoder
 from worldmodel.predictor import DataSpec, ModelConfig, WorldModel
 
 CONFIG = ModelConfig(tokens=2, dim=8, width=32, depth=1, heads=2)
 
 
-def tiny_checkpoint(folder: Path, env_id: str = "worldmodel/PushT-v0", **env_kwargs: Any) -> Path:
-    """Write the checkpoint to `folder`, which is returned."""
-    encoder = load_encoder("random-112")
+def tiny_checkpoint(
+    folder: Path,
+    env_id: str = "worldmodel/PushT-v0",
+    weights: Path | None = None,
+    **env_kwargs: Any,
+) -> Path:
+    """Write the checkpoint to `folder`, which is returned. `weights`: of its encoder, as
+    pretraining exports them; it is random-112 without."""
+    encoder = load_encoder("dino-112" if weights else "random-112", weights)
     env: Any = gym.make(env_id, **env_kwargs)
     low, high = (tuple(bound.tolist()) for bound in (env.action_space.low, env.action_space.high))
     width = env.observation_space["proprio"].shape[0]
@@ -33,7 +39,7 @@ def tiny_checkpoint(folder: Path, env_id: str = "worldmodel/PushT-v0", **env_kwa
         env_id,
         env_kwargs,
         112,
-        "random-112",
+        encoder.name,
         encoder.hash,
         CONFIG,
         spec,
@@ -42,4 +48,6 @@ def tiny_checkpoint(folder: Path, env_id: str = "worldmodel/PushT-v0", **env_kwa
         proprio_names=names,
     )
     save_checkpoint(folder, model, info)
+    if weights:
+        keep_encoder(folder, weights)
     return folder

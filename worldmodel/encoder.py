@@ -134,7 +134,7 @@ class ViT(nn.Module):
         if mask is not None:
             x = torch.where(mask.unsqueeze(-1), self.mask.to(x.dtype), x)
         x = x + self.positions(pixels.shape[-1] // self.config.patch_size).to(x.dtype)
-        x = torch.cat([self.cls.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
+        x = torch.cat([self.cls.to(x.dtype).expand(x.shape[0], -1, -1), x], dim=1)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
@@ -149,10 +149,12 @@ class Encoder(nn.Module):
         num_tokens: patch tokens per image, P.
         dim: width of a token, D.
         hash: hex digest of weights and preprocessing; equal hashes give equal latents.
+        autocast: whether it computes in bfloat16; else in the precision of its weights.
     """
 
     mean: Tensor
     std: Tensor
+    autocast = True
 
     def __init__(
         self,
@@ -215,15 +217,16 @@ class Encoder(nn.Module):
         if len(images) == 0:
             return torch.zeros(0, self.num_tokens, self.dim, device=self.mean.device)
         with torch.no_grad():
-            return torch.cat([self._encode(part) for part in images.split(batch)])
+            return torch.cat([self(part) for part in images.split(batch)])
 
-    def _encode(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
+        """The same for one batch that is known to be right."""
         x = images.to(self.mean.device).permute(0, 3, 1, 2).float()
         size = (self.image_size, self.image_size)
         if x.shape[-2:] != size:
             x = F.interpolate(x, size, mode="bilinear", antialias=True)
         x = (x / 255.0 - self.mean) / self.std
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
             return self._tokens(x).float()
 
     def _digest(self) -> str:

@@ -483,7 +483,7 @@ class Local(nn.Module):
         """As `Transformer`."""
         image = z.transpose(2, 3).flatten(1, 2).unflatten(-1, (self.side, self.side))
         around = self.around(image).flatten(2).transpose(1, 2)  # [B, P, W]
-        here = self.places.expand(len(z), -1, -1)
+        here = self.places.expand(z.shape[0], -1, -1)
         given = given.unsqueeze(1).expand(-1, here.shape[1], -1)
         scale, shift = self.told(torch.cat([given, here], -1)).chunk(2, -1)
         x = self.norm(self.blocks(around * (1 + scale) + shift))
