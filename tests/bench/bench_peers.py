@@ -350,8 +350,8 @@ def time_all(config: PeersConfig, threads: int) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------ table
-def ms_of(value: float) -> str:
-    """Milliseconds, as many digits as mean something."""
+def shown(value: float) -> str:
+    """Milliseconds or a ratio, as many digits as mean something."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -366,10 +366,8 @@ def table(result: dict[str, Any]) -> str:
         if found:
             ceilings.append(f"{np.median(found) / 1e9:,.0f} GFLOP/s in {precision}")
     heads = ["model", "library", "parameters", "tokens per frame", "precision"]
-    heads += ["samples x iterations x horizon", "ms per plan"]
-    heads += [head for name in CHECKPOINTS for head in (f"{name}, ms", "ratio")] + [
-        "of the ceiling"
-    ]
+    heads += ["samples x iterations x horizon", "ms per plan", "of the ceiling"]
+    heads += [head for name in CHECKPOINTS for head in (f"our {name}, ms", "ratio")]
     lines = [
         f"{result['threads']} threads, torch {result['torch']}, encoding not included; matrix "
         f"products in the same run: {', '.join(ceilings) or 'not timed'}",
@@ -390,12 +388,12 @@ def table(result: dict[str, Any]) -> str:
                 f"{r['tokens'][0]} x {r['tokens'][1]}",
                 r["precision"],
                 f"{r['samples']} x {r['iterations']} x {r['horizon']}",
-                ms_of(r["ms"]) + source(r),
+                shown(r["ms"]) + source(r),
                 f"{r['of_ceiling']:.0%}",
             ]
             for name in CHECKPOINTS:
                 mine = r["ours"].get(name)
-                cells += [ms_of(mine["ms"]), f"{mine['ratio']:,.3g}"] if mine else ["", ""]
+                cells += [shown(mine["ms"]), shown(mine["ratio"])] if mine else ["", ""]
             notes |= dict.fromkeys(remarks(r, f"{r['model']}, {library}, {r['precision']}"))
         cells += [""] * (len(heads) - len(cells))
         lines.append(f"| {' | '.join(cells)} |")
@@ -421,7 +419,7 @@ def remarks(line: dict[str, Any], who: str) -> list[str]:
     said = []
     if "bend" in line:
         a_sample = ", ".join(
-            f"{ms_of(float(np.median(each['ms_rounds'])) / each['samples'])} ms with "
+            f"{shown(float(np.median(each['ms_rounds'])) / each['samples'])} ms with "
             f"{each['samples']}"
             for each in line["timed"]
         )
@@ -430,8 +428,8 @@ def remarks(line: dict[str, Any], who: str) -> list[str]:
         (mine,) = line["ours"].values()
         alone = line["alone_ms"]
         said.append(
-            f"{who}: rollout and cost alone take {ms_of(alone)} ms, which leaves "
-            f"{ms_of(line['ms'] - alone)} ms to theirs and {ms_of(mine['ms'] - alone)} ms to ours"
+            f"{who}: rollout and cost alone take {shown(alone)} ms, which leaves "
+            f"{shown(line['ms'] - alone)} ms to theirs and {shown(mine['ms'] - alone)} ms to ours"
         )
     return said
 
