@@ -137,6 +137,7 @@ def test_a_library_that_fails_says_why(tmp_path: Path, script: str, said: str) -
         worker.close()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_installed_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")  # as without a network, but at once
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
@@ -146,6 +147,7 @@ def test_what_cannot_be_installed_says_why(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "torch-world" / "installed.json").exists()
 
 
+@pytest.mark.slow
 def test_our_own_process_times_a_plan(tmp_path: Path) -> None:
     worker = Worker("ours", tmp_path, threads=1)
     try:

@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[2]
 HORIZON = 5  # model steps, of 5 environment steps each, everywhere
 CHECKPOINTS = ("pusht", "maze")
 
-# What pip is asked for, besides the torch that we use ourselves.
+# What pip is asked for, besides the torch that we use ourselves. The name comes first.
 REQUIREMENTS = {
     # Its package does not ask for the last two, but cannot be imported without them.
     "stable-worldmodel": (
@@ -46,7 +46,7 @@ REQUIREMENTS = {
         "imageio==2.38.1",
     ),
     "torch-world": ("torch-world==0.2.0",),
-    "pytorch-mppi": ("pytorch-mppi==0.9.1", str(ROOT)),  # around our predictor
+    "pytorch-mppi": ("pytorch-mppi==0.9.1",),
 }
 
 Times = dict[tuple[int, int], list[float]]  #: (samples, iterations) -> milliseconds, a round each
@@ -145,7 +145,14 @@ class FailedError(Exception):
 # ----------------------------------------------------------------------------------- environments
 def requirements(library: str) -> list[str]:
     """What pip is to install: the same release of torch for all, wherever it was built."""
-    return [*REQUIREMENTS[library], f"torch=={metadata.version('torch').partition('+')[0]}"]
+    wanted = [*REQUIREMENTS[library], f"torch=={metadata.version('torch').partition('+')[0]}"]
+    if library == "pytorch-mppi":  # our predictor runs inside it
+        try:
+            ours = metadata.requires("worldmodel") or []
+        except metadata.PackageNotFoundError:
+            raise FailedError("could not be installed: first pip install this project") from None
+        wanted += [each for each in ours if "extra ==" not in each]
+    return wanted
 
 
 def environment(library: str, envs: Path) -> Path:
@@ -330,9 +337,11 @@ def time_all(config: PeersConfig, threads: int) -> dict[str, Any]:
     workers = {"ours": Worker("ours", config.envs, threads)}
     try:
         try:
-            version = workers["ours"].ask(case="products", precision="fp32")["torch"]
+            for name, precision in itertools.product(CHECKPOINTS, ("fp32", "bf16")):
+                small = {"samples": 2, "iterations": 1, "horizon": HORIZON}
+                answer = workers["ours"].ask(case=name, precision=precision, **small)
         except FailedError as error:
-            raise UserError(f"this project's own planner {error}") from None
+            raise UserError(f"this project's own plan of {name} {error}") from None
         for library, peers in itertools.groupby(chosen, lambda peer: peer.library):
             for peer, precision in itertools.product(peers, ("fp32", "bf16")):
                 try:
@@ -351,7 +360,7 @@ def time_all(config: PeersConfig, threads: int) -> dict[str, Any]:
     finally:
         for worker in workers.values():
             worker.close()
-    return {"threads": threads, "torch": version, "rounds": config.rounds, "rows": rows}
+    return {"threads": threads, "torch": answer["torch"], "rounds": config.rounds, "rows": rows}
 
 
 # ------------------------------------------------------------------------------------------ table
@@ -372,7 +381,7 @@ def table(result: dict[str, Any]) -> str:
             ceilings.append(f"{np.median(found) / 1e9:,.0f} GFLOP/s in {precision}")
     heads = ["model", "library", "parameters", "tokens per frame", "precision"]
     heads += ["samples x iterations x horizon", "ms per plan", "of the ceiling"]
-    heads += [head for name in CHECKPOINTS for head in (f"our {name}, ms", "ratio")]
+    heads += [head for name in CHECKPOINTS for head in (f"our {name}, ms", "theirs / ours")]
     lines = [
         f"{result['threads']} threads, torch {result['torch']}, encoding not included; matrix "
         f"products in the same run: {', '.join(ceilings) or 'not timed'}",
