@@ -129,12 +129,10 @@ def fake_python(folder: Path, text: str) -> None:
 )
 def test_a_library_that_fails_says_why(tmp_path: Path, script: str, said: str) -> None:
     fake_python(tmp_path, script)
-    worker = Worker("torch-world", tmp_path, threads=1)
-    try:
+    python = bench_peers.environment("torch-world", tmp_path)
+    with Worker("torch-world", python, tmp_path, threads=1) as worker:
         with pytest.raises(FailedError, match=said):
             worker.ask(case="DINOWM")
-    finally:
-        worker.close()
 
 
 @pytest.mark.slow
@@ -148,15 +146,24 @@ def test_what_cannot_be_installed_says_why(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
+def test_libraries_that_fail_have_rows_that_say_so(tmp_path: Path) -> None:
+    fake_python(tmp_path, "exit 3")
+    result = bench_peers.time_all(PeersConfig(envs=tmp_path, only=["torch-world"]), threads=1)
+    assert {line["error"] for line in result["rows"]} == {"crashed: exit status 3"}
+    assert len(result["rows"]) == 4  # two models, two precisions
+    assert table(result).count("| crashed: exit status 3 |") == 4
+
+
+@pytest.mark.slow
 def test_our_own_process_times_a_plan(tmp_path: Path) -> None:
-    worker = Worker("ours", tmp_path, threads=1)
-    try:
-        answer = worker.ask(case="pusht", precision="bf16", samples=4, iterations=1, horizon=5)
-        assert answer["ms"] > 0 and answer["flops"] > 2 * 5 * answer["parameters"] / 2
+    request = {"precision": "bf16", "samples": 4, "iterations": 1, "horizon": 5}
+    with Worker("ours", Path(sys.executable), tmp_path, threads=1) as worker:
+        answer = worker.ask(case="pusht", **request)
+        # One token: every weight is multiplied once a model step.
+        assert answer["ms"] > 0
+        assert answer["flops"] == pytest.approx(2 * 5 * answer["parameters"], rel=0.1)
         with pytest.raises(FailedError, match="no_such"):
-            worker.ask(case="no_such", precision="bf16", samples=4, iterations=1, horizon=5)
-    finally:
-        worker.close()
+            worker.ask(case="no_such", **request)
 
 
 @pytest.mark.parametrize(

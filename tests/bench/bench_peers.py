@@ -3,7 +3,7 @@
     python tests/bench/bench_peers.py [--out out/peers.json] [--envs .cache/peers] [--full true]
 
 Each library is installed into a virtual environment of its own on first use (some GB each). Then,
-on the same number of threads and never two at once: ours, the library, ours, the library, ... One
+on the same number of threads and never two at once: the library, ours, the library, ours, ... One
 plan each, encoding not included, with equal samples, iterations and horizon. A ratio is the median
 of those of neighbours, so that what else the machine does cancels. How each library is called, and
 where its settings come from, is in `peers.py`.
@@ -36,6 +36,7 @@ from worldmodel.errors import UserError
 ROOT = Path(__file__).parents[2]
 HORIZON = 5  # model steps, of 5 environment steps each, everywhere
 CHECKPOINTS = ("pusht", "maze")
+PRECISIONS = ("fp32", "bf16")
 
 # What pip is asked for, besides the torch that we use ourselves. The name comes first.
 REQUIREMENTS = {
@@ -182,9 +183,8 @@ def environment(library: str, envs: Path) -> Path:
 class Worker:
     """A process that plans when it is told to; see `peers.py`."""
 
-    def __init__(self, library: str, envs: Path, threads: int) -> None:
-        """Raises FailedError where the library cannot be installed."""
-        python = Path(sys.executable) if library == "ours" else environment(library, envs)
+    def __init__(self, library: str, python: Path, envs: Path, threads: int) -> None:
+        """`python`: that of its environment. What it prints goes to a file in `envs`."""
         self.log = envs / f"{library}.log"
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
@@ -220,8 +220,10 @@ class Worker:
             raise FailedError(f"failed: {answer['error']}")
         return answer
 
-    def close(self) -> None:
-        """End the process."""
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.communicate()
 
@@ -291,7 +293,7 @@ def row(peer: Peer, precision: str, budget: tuple[int, int], found: dict[str, An
 def rounds(
     peer: Peer, precision: str, config: PeersConfig, workers: dict[str, Worker]
 ) -> dict[str, Any]:
-    """Ours and theirs in turn: milliseconds of each, sizes, and the ceiling of the moment."""
+    """Theirs and ours in turn: milliseconds of each, sizes, and the ceiling of the moment."""
     timed = list(peer.budgets)
     if peer.slow:
         timed = [(300, 10)] if config.full else [(samples, 1) for samples in config.few]
@@ -320,11 +322,11 @@ def rounds(
         answer = workers["ours"].ask(case="products", precision=precision)
         found["ceiling"].append(answer["flops_per_s"])
         for mine, other in itertools.zip_longest(peer.budgets, timed):
+            if other and not (turn and other in once):  # first, for if it fails
+                found["size"] = ask(peer.library, peer.case, other, theirs)
             if mine and not (turn and mine in once):
                 for name, (who, case) in peer.ours.items():
                     found["ours_size"][name] = ask(who, case, mine, ours[name])
-            if other and not (turn and other in once):
-                found["size"] = ask(peer.library, peer.case, other, theirs)
             if mine in alone:
                 ask(peer.library, peer.alone, mine, alone)
     return found
@@ -333,33 +335,33 @@ def rounds(
 def time_all(config: PeersConfig, threads: int) -> dict[str, Any]:
     """Every library, one after the other; a row for each precision and budget."""
     rows: list[dict[str, Any]] = []
-    chosen = [peer for peer in PEERS if not config.only or peer.library in config.only]
-    workers = {"ours": Worker("ours", config.envs, threads)}
-    try:
+    with Worker("ours", Path(sys.executable), config.envs, threads) as ours:
         try:
-            for name, precision in itertools.product(CHECKPOINTS, ("fp32", "bf16")):
+            for name, precision in itertools.product(CHECKPOINTS, PRECISIONS):
                 small = {"samples": 2, "iterations": 1, "horizon": HORIZON}
-                answer = workers["ours"].ask(case=name, precision=precision, **small)
+                answer = ours.ask(case=name, precision=precision, **small)
         except FailedError as error:
             raise UserError(f"this project's own plan of {name} {error}") from None
-        for library, peers in itertools.groupby(chosen, lambda peer: peer.library):
-            for peer, precision in itertools.product(peers, ("fp32", "bf16")):
-                try:
-                    if library not in workers:
-                        workers[library] = Worker(library, config.envs, threads)
+        for library in config.only or REQUIREMENTS:
+            python, reason = None, ""
+            try:
+                python = environment(library, config.envs)
+            except FailedError as error:
+                reason = str(error)
+            peers = [peer for peer in PEERS if peer.library == library]
+            for peer, precision in itertools.product(peers, PRECISIONS):
+                if python is not None:
                     said = f"timing {peer.model} of {library} in {precision} ..."
                     print(said, file=sys.stderr, flush=True)
-                    found = rounds(peer, precision, config, workers)
-                except FailedError as error:
-                    told = {"model": peer.model, "library": library, "precision": precision}
-                    rows.append(told | {"error": str(error)})
-                    continue
-                rows += [row(peer, precision, budget, found) for budget in peer.budgets]
-            if library in workers:
-                workers.pop(library).close()
-    finally:
-        for worker in workers.values():
-            worker.close()
+                    try:
+                        with Worker(library, python, config.envs, threads) as theirs:
+                            found = rounds(peer, precision, config, {"ours": ours, library: theirs})
+                        rows += [row(peer, precision, budget, found) for budget in peer.budgets]
+                        continue
+                    except FailedError as error:
+                        reason = str(error)
+                told = {"model": peer.model, "library": library, "precision": precision}
+                rows.append(told | {"error": reason})
     return {"threads": threads, "torch": answer["torch"], "rounds": config.rounds, "rows": rows}
 
 
@@ -373,7 +375,7 @@ def table(result: dict[str, Any]) -> str:
     """The result as a Markdown table, and what there is to say about it."""
     rows = result["rows"]
     ceilings = []
-    for precision in ("fp32", "bf16"):
+    for precision in PRECISIONS:
         found = [
             r["ceiling_flops_per_s"] for r in rows if r["precision"] == precision and "ms" in r
         ]
