@@ -21,7 +21,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -332,14 +332,13 @@ def rounds(
     return found
 
 
-def time_all(config: PeersConfig, threads: int) -> dict[str, Any]:
-    """Every library, one after the other; a row for each precision and budget."""
-    rows: list[dict[str, Any]] = []
+def time_all(config: PeersConfig, threads: int) -> Iterator[list[dict[str, Any]]]:
+    """Every library, one after the other: rows of one model in one precision at a time."""
     with Worker("ours", Path(sys.executable), config.envs, threads) as ours:
         try:
             for name, precision in itertools.product(CHECKPOINTS, PRECISIONS):
                 small = {"samples": 2, "iterations": 1, "horizon": HORIZON}
-                answer = ours.ask(case=name, precision=precision, **small)
+                ours.ask(case=name, precision=precision, **small)
         except FailedError as error:
             raise UserError(f"this project's own plan of {name} {error}") from None
         for library in config.only or REQUIREMENTS:
@@ -356,13 +355,12 @@ def time_all(config: PeersConfig, threads: int) -> dict[str, Any]:
                     try:
                         with Worker(library, python, config.envs, threads) as theirs:
                             found = rounds(peer, precision, config, {"ours": ours, library: theirs})
-                        rows += [row(peer, precision, budget, found) for budget in peer.budgets]
+                        yield [row(peer, precision, budget, found) for budget in peer.budgets]
                         continue
                     except FailedError as error:
                         reason = str(error)
                 told = {"model": peer.model, "library": library, "precision": precision}
-                rows.append(told | {"error": reason})
-    return {"threads": threads, "torch": answer["torch"], "rounds": config.rounds, "rows": rows}
+                yield [told | {"error": reason}]
 
 
 # ------------------------------------------------------------------------------------------ table
@@ -451,7 +449,7 @@ def remarks(line: dict[str, Any], who: str) -> list[str]:
 
 @run_command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Install what is missing, time, print the table, write the file."""
+    """Install what is missing, time, write the file, print the table."""
     config = parse_config(
         PeersConfig,
         None if argv is None else list(argv),
@@ -465,8 +463,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     writable_folder(config.out.parent)
     writable_folder(config.envs)
     with exclusive(config.envs / "lock", "timing with these environments"):
-        result = time_all(config, threads)
-    atomic_write_json(config.out, result)
+        result: dict[str, Any] = {"threads": threads, "torch": metadata.version("torch")}
+        result |= {"rounds": config.rounds, "rows": []}
+        for rows in time_all(config, threads):
+            result["rows"] += rows
+            atomic_write_json(config.out, result)  # what is done is kept, whatever comes
     print(table(result))
     print(f"wrote {config.out}")
 
