@@ -35,7 +35,7 @@ from worldmodel.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 HORIZON = 5  # model steps, of 5 environment steps each, everywhere
-CHECKPOINTS = ("pusht", "maze")
+CHECKPOINTS = ("pusht", "pusht-fast", "maze")
 PRECISIONS = ("fp32", "bf16")
 
 # What pip is asked for, besides the torch that we use ourselves. The name comes first.
