@@ -411,6 +411,7 @@ class Relative(MLP):
     steering: Tensor
     robot: Tensor
     middle: Tensor
+    mirror: Tensor
 
     def __init__(self, config: ModelConfig, numbers: int, proprio: int):
         """As `MLP`."""
@@ -421,6 +422,7 @@ class Relative(MLP):
         self.register_buffer("steering", torch.zeros(size, 2))
         self.register_buffer("robot", torch.zeros(proprio, 2))
         self.register_buffer("middle", torch.zeros(2))
+        self.register_buffer("mirror", torch.tensor([1.0, -1.0]), persistent=False)
 
     def orient(self, told: Tensor, actions: Tensor, changes: Tensor) -> None:
         """Learn where in the image the robot is and where actions lead.
@@ -441,11 +443,12 @@ class Relative(MLP):
         """As `Transformer`."""
         place, turn, _ = z[:, :, 0].split(2, -1)  # [B, K, 2]
         facing = F.normalize(turn, dim=-1, eps=1e-3)
-        back = facing * facing.new_tensor([1.0, -1.0])
+        back = (facing * self.mirror).unsqueeze(2)
         acted = math.prod(self.frames) * len(self.steering)
         going = given[:, :acted].unflatten(-1, (*self.frames, -1)) @ self.steering  # [B, K, F, 2]
         robot = given[:, acted:].unflatten(-1, (self.frames[0], -1)) @ self.robot + self.middle
-        apart, going = turned(robot - place, back), turned(going, back.unsqueeze(2))
+        apart = (robot - place).unsqueeze(2)
+        apart, going = turned(torch.cat([apart, going], 2), back).split([1, self.frames[1]], 2)
         told = [z.flatten(1) / 2, apart.flatten(1) / 2, going.flatten(1), given]  # of about 1
         x = self.norm(self.blocks(torch.cat(told, -1)))
         shift, angle, moved = self.next_z(x).float().split([2, 1, 2], -1)
@@ -567,7 +570,10 @@ class WorldModel(nn.Module):
         Returns:
             Next latents ``[B, P, D]`` and next proprio ``[B, Dp]``.
         """
-        action = self.normalised_actions(actions)
+        return self._predict(z, proprio, self.normalised_actions(actions))
+
+    def _predict(self, z: Tensor, proprio: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """`predict`, of actions that are normalised."""
         measured = (proprio - self.proprio_mean) / self.proprio_std
         given = torch.cat([action.flatten(1), measured.flatten(1)], -1)
         change, moved = self.predictor(z, given)
@@ -592,10 +598,10 @@ class WorldModel(nn.Module):
             return t.unsqueeze(1).expand(-1, samples, *t.shape[1:]).flatten(0, 1)
 
         z, proprio = tile(z), tile(proprio)
-        sequence = torch.cat([tile(past), actions.flatten(0, 1)], dim=1)
+        sequence = self.normalised_actions(torch.cat([tile(past), actions.flatten(0, 1)], dim=1))
         imagined_z, imagined_proprio = [], []
         for t in range(horizon):
-            next_z, next_proprio = self.predict(z, proprio, sequence[:, t : t + k])
+            next_z, next_proprio = self._predict(z, proprio, sequence[:, t : t + k])
             z = torch.cat([z[:, 1:], next_z.unsqueeze(1)], 1)
             proprio = torch.cat([proprio[:, 1:], next_proprio.unsqueeze(1)], 1)
             imagined_z.append(next_z)
