@@ -5,7 +5,7 @@
 Runs in that library's own environment (``ours`` in this one). It reads a request a line from
 standard input, ``{"case": "DINOWM", "precision": "bf16", "samples": 4, "iterations": 1, "horizon":
 5}``, and answers each with a line of JSON. Weights of the peers are random, and so are the latents
-they plan from: their time depends on neither. Nothing is encoded, as `bench_plan.py` has it: that
+they plan from: their time depends on neither. Nothing is encoded, as `bench_speed.py` has it: that
 happens once per plan.
 """
 
