@@ -37,7 +37,15 @@ from worldmodel.decoder import load_decoder
 from worldmodel.errors import UserError
 from worldmodel.gallery import save_failures
 from worldmodel.guardrails import Rule, action_limits, parse_rules, permitted
-from worldmodel.judge import Outcomes, in_percent, judge, judged_distance, mean_of, rate_of
+from worldmodel.judge import (
+    Outcomes,
+    in_percent,
+    judge,
+    judged_distance,
+    mean_of,
+    rate_of,
+    searched,
+)
 from worldmodel.pictures import Imagination
 from worldmodel.plan import drawn_regions
 from worldmodel.tasks import (
@@ -739,9 +747,6 @@ def table(result: dict[str, Any]) -> str:
         return f"| {name} | {episodes} | {' | '.join(map(in_percent, rates))} |"
 
     settings = result["settings"]
-    budget = f"{settings['samples']} x {settings['iterations']}"
-    if settings.get("budget_ms") is not None:
-        budget = f"{settings['samples']}, {settings['budget_ms']:g} ms"
     n, offset = result["episodes"], result["goal_offset"]
     rows = [
         f"{result['env']}, checkpoint {result['checkpoint']}: {result['budget_steps']} steps"
@@ -751,7 +756,12 @@ def table(result: dict[str, Any]) -> str:
         "",
         "| | episodes | success at any time | success at the end |",
         "|---|---|---|---|",
-        row(f"{result['planner']} {budget}", n, result["success_any"], result["success_final"]),
+        row(
+            f"{result['planner']} {searched(settings)}",
+            n,
+            result["success_any"],
+            result["success_final"],
+        ),
     ]
     metrics = result["env_metrics"]
     if "block_success_any" in metrics:

@@ -89,6 +89,13 @@ def in_percent(found: dict[str, float]) -> str:
     return f"{100 * share:.1f} % ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
 
 
+def searched(settings: dict[str, Any]) -> str:
+    """How much a planner searched: ``128 x 12``, or ``128, 95 ms`` if time was what ended it."""
+    limit = settings.get("budget_ms")
+    ends = f" x {settings['iterations']}" if limit is None else f", {limit:g} ms"
+    return f"{settings['samples']}{ends}"
+
+
 def judged_distance(env: gym.Env[Any, Any], states: Array, goal: Array) -> Array:
     """Squared distance of states ``[..., Ds]`` to `goal`, in units of what success tolerates."""
     world = env.unwrapped

@@ -47,7 +47,7 @@ from worldmodel.decoder import FILE as DECODER
 from worldmodel.decoder import how_trained
 from worldmodel.errors import UserError
 from worldmodel.expectation import WATCHED
-from worldmodel.judge import in_percent
+from worldmodel.judge import in_percent, searched
 from worldmodel.page import assemble, missing, picture, plain, plot, table
 from worldmodel.pictures import ALARM as BLUE
 from worldmodel.pictures import WARNING as VERMILION
@@ -273,8 +273,8 @@ def parties(result: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     """Who worked on the tasks, under the prefix of their metrics: label, episodes, success at any
     time and at the end."""
     settings = result["settings"]
-    budget = f"{result['planner']} {settings['samples']} x {settings['iterations']}"
-    who = {"": (budget, result["episodes"], result["success_any"], result["success_final"])}
+    label = f"{result['planner']} {searched(settings)}"
+    who = {"": (label, result["episodes"], result["success_any"], result["success_final"])}
     if floor := result["random"]:
         who["random_"] = ("random actions", floor["episodes"], floor, floor["final"])
     if top := result["ceiling"]:
