@@ -261,9 +261,8 @@ def test_decisions_are_timed_while_acting(checkpoint: Path) -> None:
     assert made["count"] == 2 * 10 / 5  # one for each model step
     assert 0 < made["ms"]["p50"] <= made["ms"]["p99"] <= made["ms"]["max"]
     assert made["model_calls"]["max"] > (8 + 1 + 1) * 3
-    assert "| cem 8, 30 ms |" in evaluate.table(result) and "All 4 decisions" in evaluate.table(
-        result
-    )
+    for words in ("| cem 8, 5000 ms |", "All 4 decisions"):
+        assert words in evaluate.table(result)
     assert run(checkpoint, **{**options, "batch": 2})["decisions"] is None
     with pytest.raises(UserError, match="budget_ms is 30.0, but 2 episodes"):
         run(checkpoint, budget_ms=30.0)
