@@ -116,6 +116,7 @@ class Problem:
         else competes, too: close to the goal, no random search finds exact rest by itself.
     limits: what actions have to keep besides their bounds.
     chunk: how many samples are rolled out at once, or None for all of them: what memory allows.
+        The gradient planner takes all of its few starts at once.
 
     Raises ValueError for shapes, bounds or values that cannot be planned with.
     """

@@ -4,6 +4,8 @@ And checkpoints: what is saved is what is loaded, and damage is named."""
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -478,6 +480,36 @@ def test_memory_is_what_was_asked_for(checkpoint: Path, maze: Any) -> None:
     assert torch.allclose(plans[0].actions, plans[2].actions, atol=0.05)
     with pytest.raises(UserError, match="max_memory_mb is 0"):
         AgentConfig(max_memory_mb=0)
+
+
+PEAK = """
+import sys
+import torch
+from planners import Budget
+from worldmodel.agent import AgentConfig, make_planner
+from worldmodel.bench import peak_mb, placed
+from worldmodel.checkpoint import load_checkpoint
+
+torch.set_num_threads(1)
+settings = AgentConfig(max_memory_mb=float(sys.argv[1]))
+agent = placed(load_checkpoint("maze"), make_planner("cem"), settings)
+agent.planner.plan(agent.problem(), Budget(16, 1), torch.Generator())
+before = peak_mb()
+agent.planner.plan(agent.problem(), Budget(3000, 1), torch.Generator())
+print(peak_mb() - before)
+"""
+
+
+@pytest.mark.slow
+def test_imagining_takes_no_more_memory_than_it_may() -> None:
+    """The process grows by that at most, where it would take several times as much."""
+    grown = []
+    for megabytes in ("64", "100000"):
+        said = subprocess.run(
+            [sys.executable, "-c", PEAK, megabytes], capture_output=True, text=True, check=True
+        )
+        grown.append(float(said.stdout))
+    assert grown[0] < 64 < 250 < grown[1]
 
 
 def test_no_plan_arrives_after_the_end_of_the_episode(maze: Any) -> None:

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import planners
 from planners import Budget
 from worldmodel import bench, operations
+from worldmodel.agent import AgentConfig
 from worldmodel.bench import BenchConfig, Rehearsal
 from worldmodel.checkpoint import load_checkpoint
 from worldmodel.encoder import load_encoder
@@ -75,7 +76,7 @@ def test_so_does_one_of_what_ships(name: str) -> None:
 def test_a_plan_multiplies_what_was_counted(name: str, tiny: Path) -> None:
     episodes, horizon, budget = 2, 3, Budget(samples=6, iterations=4)
     planner = planners.make(name)
-    agent = bench.placed(load_checkpoint(tiny), planner, horizon, episodes)
+    agent = bench.placed(load_checkpoint(tiny), planner, AgentConfig(horizon=horizon), episodes)
     plans = []
 
     def call() -> None:
@@ -94,7 +95,7 @@ def test_a_plan_multiplies_what_was_counted(name: str, tiny: Path) -> None:
 @pytest.mark.parametrize("name", ["pusht", "maze"])
 def test_the_way_back_through_what_ships_was_counted_too(name: str) -> None:
     budget, planner = Budget(samples=2, iterations=3), planners.make("gradient")
-    agent = bench.placed(load_checkpoint(name), planner, None, 1)
+    agent = bench.placed(load_checkpoint(name), planner)
     plans = []
     found = counted(lambda: plans.append(planner.plan(agent.problem(), budget, torch.Generator())))
     hand = operations.of_plan(agent.model, planner, budget, plans[0])

@@ -424,7 +424,7 @@ class Agent:
     def _chunk(self, episodes: int) -> int:
         """How many samples of each of so many episodes fit into `max_memory_mb`."""
         c = self.model.config
-        # A block holds some sixteen times its width at once, in 4 bytes each (measured: half).
+        # A block holds some eight times its width at once, in 4 bytes each, and twice that is safe.
         candidate = 64 * c.tokens * c.width + 16 * self.horizon * c.tokens * c.dim
         return max(1, int(1e6 * self.config.max_memory_mb / (candidate * episodes)))
 

@@ -9,7 +9,6 @@ limit, ``anytime.json`` has the numbers. On a busy machine all of this is worse.
 
 from __future__ import annotations
 
-import io
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +23,9 @@ from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
 from worldmodel.evaluate import EvaluateConfig, evaluate
 from worldmodel.judge import in_percent
+from worldmodel.pictures import ALARM, WARNING, as_png
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+COLOURS = (ALARM, WARNING, "#009E73", "#CC79A7")
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,9 @@ def anytime(config: AnytimeConfig) -> dict[str, Any]:
 
 def draw(result: dict[str, Any]) -> bytes:
     """A PNG: success against the limit, with its interval."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     names = list(dict.fromkeys(point["checkpoint"] for point in result["points"]))
     for number, name in enumerate(names):
@@ -128,9 +126,7 @@ def draw(result: dict[str, Any]) -> bytes:
     )
     axes.legend(loc="lower right")
     axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return as_png(figure)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -27,7 +27,6 @@ import copy
 import dataclasses
 import functools
 import inspect
-import io
 import itertools
 import math
 import os
@@ -47,7 +46,7 @@ import torch
 import torch.nn.functional as F
 
 import planners
-from planners import Budget, Gradient, Plan, Planner
+from planners import Budget, Plan, Planner
 from worldmodel import operations
 from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.checkpoint import CheckpointInfo, load_checkpoint
@@ -63,6 +62,7 @@ from worldmodel.cli import run as run_command
 from worldmodel.collect import CollectConfig, Recorder, save_shard
 from worldmodel.encoder import Encoder
 from worldmodel.errors import UserError
+from worldmodel.pictures import ALARM, WARNING, as_png
 from worldmodel.predictor import WorldModel
 from worldmodel.tasks import make_env, render
 from worldmodel.train import Episodes, LossConfig, TrainConfig, Trainer
@@ -237,10 +237,12 @@ class Row:
 Parts = tuple[WorldModel, Encoder, CheckpointInfo]
 
 
-def placed(parts: Parts, planner: Planner, horizon: int | None, episodes: int) -> Agent:
+def placed(
+    parts: Parts, planner: Planner, config: AgentConfig | None = None, episodes: int = 1
+) -> Agent:
     """An agent before its first plan, for so many episodes that each begin elsewhere."""
     info = parts[2]
-    agent = Agent(*parts, planner, AgentConfig(horizon=horizon))
+    agent = Agent(*parts, planner, config)
     env = make_env(info.env_id, info.env_kwargs, info.image_size)
     seen = [env.reset(seed=seed) for seed in range(episodes)]
     goals = np.stack([render(env, told["goal_state"]) for _, told in seen])
@@ -282,14 +284,14 @@ def widening(model: WorldModel, candidates: int) -> tuple[int, int, int]:
 
 def bench_plan(config: BenchConfig, parts: Parts) -> Iterator[Row]:
     """Every planner, at its own size and at the one that was asked for."""
-    info = parts[2]
-    asked = (Budget(config.samples, config.iterations), config.horizon)
+    asked = Budget(config.samples, config.iterations)
     for episodes, name in itertools.product(config.episodes, config.planners.split(",")):
         planner = make_planner(name)
-        own = Budget(info.samples, info.iterations)
-        own = planner.default_budget if isinstance(planner, Gradient) else own
-        for budget, horizon in dict.fromkeys([(own, info.horizon), asked]):
-            yield plan_row(placed(parts, planner, horizon, episodes), budget, config)
+        agent = placed(parts, planner, None, episodes)
+        yield plan_row(agent, agent.budget, config)
+        if (asked, config.horizon) != (agent.budget, agent.horizon):
+            agent = placed(parts, planner, AgentConfig(horizon=config.horizon), episodes)
+            yield plan_row(agent, asked, config)
 
 
 def bench_encode(config: BenchConfig, parts: Parts) -> Iterator[Row]:
@@ -439,9 +441,9 @@ def bench_scale(config: BenchConfig, parts: Parts) -> dict[str, dict[str, Any]]:
         for value in values:
             size = {"samples": info.samples, "horizon": info.horizon, "episodes": 1, name: value}
             model = parts[0] if name in ("samples", "horizon", "episodes") else grown(info, size)
-            agent = placed(
-                (model, encoder, info), make_planner("cem"), size["horizon"], size["episodes"]
-            )
+            settings = AgentConfig(horizon=size["horizon"])
+            scaled = (model, encoder, info)
+            agent = placed(scaled, make_planner("cem"), settings, size["episodes"])
             row = plan_row(agent, Budget(size["samples"], SCALE_ITERATIONS), config)
             ms.append(float(np.median(row.ms)))
         exponent, constant = np.polyfit(np.log(values), np.log(ms), 1)
@@ -469,20 +471,18 @@ def grown(info: CheckpointInfo, size: dict[str, int]) -> WorldModel:
 # --------------------------------------------------------------------------------- what is shown
 def draw(result: dict[str, Any]) -> bytes:
     """A PNG: milliseconds of a plan against each thing that grows, on log axes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     scale = result["scale"]
     figure = Figure(figsize=(3 * len(scale), 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, (name, found) in zip(
         figure.subplots(1, len(scale), sharey=True), scale.items(), strict=True
     ):
         values = np.array(found["values"], float)
         fitted = np.exp(found["constant"]) * values ** found["exponent"]
-        axes.loglog(values, found["ms"], "o", color="#0072B2", label="median")
+        axes.loglog(values, found["ms"], "o", color=ALARM, label="median")
         label = f"{name}$^{{{found['exponent']:.2f}}}$"
-        axes.loglog(values, fitted, "--", color="#D55E00", label=label)
+        axes.loglog(values, fitted, "--", color=WARNING, label=label)
         axes.set(xlabel=name, xticks=values)
         axes.set_xticks([], minor=True)
         axes.set_xticklabels([f"{value:g}" for value in values])
@@ -491,9 +491,7 @@ def draw(result: dict[str, Any]) -> bytes:
     own = "else {samples} samples, horizon {horizon}, 1 episode".format(**result["own"])
     figure.suptitle(f"{result['checkpoint']} on {result['machine']['cpu']}; {own}", fontsize=10)
     figure.axes[0].set_ylabel(f"ms for a plan of {SCALE_ITERATIONS} iterations")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return buffer.getvalue()
+    return as_png(figure, 150)
 
 
 def table(result: dict[str, Any]) -> str:

@@ -28,7 +28,6 @@ alike: intervals are rather too narrow.
 
 from __future__ import annotations
 
-import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +42,7 @@ from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config, 
 from worldmodel.data import Dataset, open_dataset
 from worldmodel.errors import UserError
 from worldmodel.judge import in_percent, rate_of
+from worldmodel.pictures import as_png
 from worldmodel.predictor import WorldModel
 from worldmodel.probe import Clips, draw_clips, imagine, place_of, targets_of, three_parts
 from worldmodel.readout import linear_reading, r2
@@ -339,12 +339,10 @@ LOOKS = {  # Okabe and Ito's colours, which everybody can tell apart
 
 def draw(result: dict[str, Any]) -> bytes:
     """A PNG: how often, and how far, the future moves with the edit, by depth."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3)
     rows = {row["edit"]: row for row in result["results"] if row["moved"] == "all"}
     for at, (kind, (look, colour)) in enumerate(LOOKS.items()):
@@ -383,9 +381,7 @@ def draw(result: dict[str, Any]) -> bytes:
     figure.legend(
         loc="outside upper center", ncols=len(LOOKS), columnspacing=1.2, frameon=False, fontsize=9
     )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return as_png(figure)
 
 
 @run

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from worldmodel.errors import UserError
 from worldmodel.evaluate import Watch, kept, run_agent
 from worldmodel.guardrails import parse_rules, permitted
 from worldmodel.judge import in_percent, judge, mean_of, rate_of
+from worldmodel.pictures import ALARM, WARNING, as_png
 from worldmodel.tasks import check_fits, make_env, sample_tasks
 
 Array = NDArray[Any]
@@ -192,14 +192,12 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
 
 def draw(result: dict[str, Any]) -> bytes:
     """A PNG: share of episodes in breach against success."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     looks = {"unconstrained": ("s", "#666666"), "Lagrangian": ("D", "#CC79A7")}
-    looks |= {"guardrail": ("*", "#D55E00"), "penalty": ("o", "#0072B2")}
+    looks |= {"guardrail": ("*", WARNING), "penalty": ("o", ALARM)}
     for kind, (marker, colour) in looks.items():
         chosen = [p for name, p in result["points"].items() if name.partition(" ")[0] == kind]
         x, y = (
@@ -222,9 +220,7 @@ def draw(result: dict[str, Any]) -> bytes:
     axes.set_title(", ".join(result["guardrails"]), fontsize=9)
     axes.legend()
     axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return as_png(figure)
 
 
 def table(result: dict[str, Any]) -> str:

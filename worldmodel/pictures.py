@@ -6,11 +6,14 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Array = NDArray[Any]
 SIDE = 256  # pixels of reality and of the goal
@@ -208,6 +211,13 @@ def as_gif(pictures: Sequence[Image.Image], fps: int = 10) -> bytes:
     pictures[0].save(
         buffer, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
     )
+    return buffer.getvalue()
+
+
+def as_png(figure: Figure, dpi: int = 120) -> bytes:
+    """A matplotlib figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 

@@ -12,7 +12,6 @@ camera image of the right size.
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import sys
@@ -36,7 +35,7 @@ from worldmodel.decoder import Decoder, load_decoder
 from worldmodel.errors import UserError
 from worldmodel.explain import ExplainingAgent, Tried, converging
 from worldmodel.guardrails import Rule, parse_rules
-from worldmodel.pictures import MOST_FRAMES, Film, Imagination, animate, as_gif, as_mp4
+from worldmodel.pictures import MOST_FRAMES, Film, Imagination, animate, as_gif, as_mp4, as_png
 from worldmodel.tasks import Sidecar, check_fits, load_goal, load_image, make_env, same_env
 
 Array = NDArray[Any]
@@ -349,11 +348,9 @@ def explained(
 
 def draw_costs(log: Log) -> bytes:
     """A PNG of the latent distance to the goal and the cost of each plan over the steps."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     count = min(len(log.distances), len(log.distance_steps))
     axes.plot(
@@ -364,9 +361,7 @@ def draw_costs(log: Log) -> bytes:
     axes.set(xlabel="environment step", ylabel="mean squared distance to the goal", ylim=(0, None))
     axes.legend()
     axes.grid(alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return as_png(figure)
 
 
 # ---------------------------------------------------------------------------------- the command

@@ -22,7 +22,6 @@ truth: it measures the model here, and is seen by no planner.
 
 from __future__ import annotations
 
-import io
 import math
 import re
 import sys
@@ -49,6 +48,7 @@ from worldmodel.data import Dataset, open_dataset, split
 from worldmodel.encoder import Encoder, load_encoder
 from worldmodel.errors import UserError
 from worldmodel.guardrails import chips_left
+from worldmodel.pictures import as_png
 from worldmodel.predictor import WorldModel
 from worldmodel.readout import Parts, linear_reading, narrow, r2, read
 
@@ -542,7 +542,6 @@ LOOKS = {
 
 def draw(result: dict[str, Any], source: str, kind: str) -> bytes:
     """A PNG: R^2 of a checkpoint's rows of one kind, "imagined" or "layer", one target a panel."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -551,7 +550,6 @@ def draw(result: dict[str, Any], source: str, kind: str) -> bytes:
     across = min(3, len(names))
     down = math.ceil(len(names) / across)
     figure = Figure(figsize=(1 + 2.6 * across, 0.9 + 2 * down), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
     for panel, name in zip(panels, names, strict=False):
         for probe, (look, colour) in LOOKS.items():
@@ -571,9 +569,7 @@ def draw(result: dict[str, Any], source: str, kind: str) -> bytes:
     figure.supylabel("R² on held-out episodes", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    return as_png(figure)
 
 
 def _listed(names: str) -> list[str]:

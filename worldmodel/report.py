@@ -130,8 +130,7 @@ def check_env(info: CheckpointInfo, found: dict[str, Any], where: Path) -> None:
 # ------------------------------------------------------------------------------- rates and means
 def share(r: dict[str, float]) -> str:
     """A rate, or mean of shares, in per cent with its interval; it can be broken in one place."""
-    rate, _, interval = in_percent(r).partition(" (")
-    return "\xa0".join(rate.split()) + " (" + "\xa0".join(interval.split())
+    return in_percent(r).replace(" ", "\xa0").replace("\xa0(", " (")
 
 
 def mean(r: dict[str, float]) -> str:

@@ -344,13 +344,13 @@ class Trainer:
         c = self.config
         if c.teacher is None:
             return None, None
-        model, encoder, info = load_checkpoint(c.teacher)
-        same = {**asdict(info.model), "encoder": encoder.hash}
+        model, _, info = load_checkpoint(c.teacher)
+        known = {**asdict(info.model), "encoder": info.encoder_hash}
         wanted = {**asdict(c.model), "encoder": self.encoder.hash}
         for name in ("encoder", "projector", "tokens", "dim", "context", "frameskip"):
-            if same[name] != wanted[name]:
+            if known[name] != wanted[name]:
                 raise UserError(
-                    f"{name} is {wanted[name]!r}, but the teacher's is {same[name]!r}: "
+                    f"{name} is {wanted[name]!r}, but the teacher's is {known[name]!r}: "
                     "a predictor can only be taught by one of the same latents and steps"
                 )
         return model.to(self.device), info

@@ -96,7 +96,7 @@ class Peer:
     """One comparison.
 
     model: what it is called in the table.
-    library: whose.
+    package: whose.
     case: what `peers.py` calls it.
     budgets: samples and iterations of a plan.
     slow: too slow to be timed whole.
@@ -105,7 +105,7 @@ class Peer:
     """
 
     model: str
-    library: str
+    package: str
     case: str
     budgets: tuple[tuple[int, int], ...]
     slow: bool
@@ -250,7 +250,7 @@ def row(peer: Peer, precision: str, budget: tuple[int, int], found: dict[str, An
     samples, iterations = budget
     line: dict[str, Any] = {
         "model": peer.model,
-        "library": peer.library,
+        "library": peer.package,
         "precision": precision,
         "samples": samples,
         "iterations": iterations,
@@ -321,12 +321,12 @@ def rounds(
         found["ceiling"].append(answer["flops_per_s"])
         for mine, other in itertools.zip_longest(peer.budgets, timed):
             if other and not (turn and other in once):  # first, for if it fails
-                found["size"] = ask(peer.library, peer.case, other, theirs)
+                found["size"] = ask(peer.package, peer.case, other, theirs)
             if mine and not (turn and mine in once):
                 for name, (who, case) in peer.ours.items():
                     found["ours_size"][name] = ask(who, case, mine, ours[name])
             if mine in alone:
-                ask(peer.library, peer.alone, mine, alone)
+                ask(peer.package, peer.alone, mine, alone)
     return found
 
 
@@ -345,7 +345,7 @@ def time_all(config: PeersConfig, threads: int) -> Iterator[list[dict[str, Any]]
                 python = environment(library, config.envs)
             except FailedError as error:
                 reason = str(error)
-            peers = [peer for peer in PEERS if peer.library == library]
+            peers = [peer for peer in PEERS if peer.package == library]
             for peer, precision in itertools.product(peers, PRECISIONS):
                 if python is not None:
                     said = f"timing {peer.model} of {library} in {precision} ..."

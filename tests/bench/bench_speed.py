@@ -16,13 +16,11 @@ import pytest
 import torch
 
 import planners
-import worldmodel
 from envs.policies import make_policy
 from planners import Budget
-from worldmodel.agent import Agent
-from worldmodel.bench import Rehearsal
+from worldmodel.agent import AgentConfig, make_planner
+from worldmodel.bench import Rehearsal, placed
 from worldmodel.checkpoint import load_checkpoint
-from worldmodel.tasks import make_env, render
 
 GUARDRAIL = "no_go:disc=0.3:0.3:0.05"
 ENVS: list[tuple[str, dict[str, Any]]] = [
@@ -35,30 +33,18 @@ ENVS: list[tuple[str, dict[str, Any]]] = [
 BUNDLED = ("pusht", "pusht-fast", "maze", "chips")
 
 
-def begun(checkpoint: str, **settings: Any) -> Agent:
-    """An agent in front of its first plan."""
-    agent = worldmodel.load(checkpoint, **settings)
-    env = make_env(agent.info.env_id, agent.info.env_kwargs, agent.info.image_size)
-    obs, info = env.reset(seed=0)
-    agent.reset(render(env, info["goal_state"]))
-    agent.observe(obs)
-    env.close()
-    return agent
-
-
 @pytest.mark.parametrize("name", planners.PLANNERS)
 @pytest.mark.parametrize("checkpoint", BUNDLED)
 def bench_plan(benchmark: Any, checkpoint: str, name: str) -> None:
-    agent = begun(checkpoint, planner=name)
+    agent = placed(load_checkpoint(checkpoint), make_planner(name))
     problem = agent.problem()
-    benchmark(
-        lambda: agent.planner.plan(problem, agent.budget, torch.Generator().manual_seed(0)),
-    )
+    benchmark(lambda: agent.planner.plan(problem, agent.budget, torch.Generator().manual_seed(0)))
 
 
 @pytest.mark.parametrize("guardrails", [(), (GUARDRAIL,)], ids=["free", "guarded"])
 def bench_full_size(benchmark: Any, guardrails: tuple[str, ...]) -> None:
-    agent = begun("pusht", horizon=5, guardrails=guardrails)
+    settings = AgentConfig(horizon=5, guardrails=guardrails)
+    agent = placed(load_checkpoint("pusht"), make_planner("cem"), settings)
     problem, budget = agent.problem(), Budget(samples=300, iterations=10)
     benchmark(lambda: agent.planner.plan(problem, budget, torch.Generator().manual_seed(0)))
 

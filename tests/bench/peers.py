@@ -53,18 +53,12 @@ def elites(samples: int) -> int:
 @functools.cache
 def agent(checkpoint: str, horizon: int, precision: str) -> Any:
     """One that stands at the beginning of an episode and knows its goal."""
-    import gymnasium as gym
+    from worldmodel.agent import AgentConfig, make_planner
+    from worldmodel.bench import placed
+    from worldmodel.checkpoint import load_checkpoint
 
-    import envs  # noqa: F401  (registers the environments)
-    import worldmodel
-
-    made = worldmodel.load(checkpoint, horizon=horizon, bfloat16=precision == "bf16")
-    env = gym.make(made.info.env_id, **made.info.env_kwargs, image_size=made.info.image_size)
-    obs, info = env.reset(seed=0)
-    made.reset(env.unwrapped.render_state(info["goal_state"]))  # type: ignore[attr-defined]
-    made.observe(obs)
-    env.close()
-    return made
+    settings = AgentConfig(horizon=horizon, bfloat16=precision == "bf16")
+    return placed(load_checkpoint(checkpoint), make_planner("cem"), settings)
 
 
 def ours(checkpoint: str, precision: str, planner: str = "cem") -> Case:
