@@ -8,7 +8,7 @@ from __future__ import annotations
 import gymnasium as gym
 
 from envs.wrappers import FrameHistory, GoalImage, LatentObservation
-from worldmodel.encoder import load_encoder
+from worldmodel.encoders.encoder import load_encoder
 
 # "dino-112" is what ships with the package. "random-112" has the same shape and needs no weights.
 encoder = load_encoder("random-112")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 # Before torch: tests run side by side with whatever else the machine does, and forked workers must
@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import gymnasium as gym  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from make import Make  # noqa: E402
 
 import envs  # noqa: E402, F401  (registers the environments)
 
@@ -20,8 +21,6 @@ import envs  # noqa: E402, F401  (registers the environments)
 # today must fail again tomorrow.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
-
-Make = Callable[..., gym.Env[Any, Any]]
 
 
 @pytest.fixture

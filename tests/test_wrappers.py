@@ -8,9 +8,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import Make
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
+from make import Make
 
 from envs.wrappers import FrameHistory, GoalImage, LatentObservation
 

@@ -34,7 +34,7 @@ def load(name_or_path: str | Path, planner: str | Planner = "cem", **config: Any
         UserError: no such checkpoint or a damaged one, an unknown planner or field.
     """
     from worldmodel.agent import Agent, make_config, make_planner
-    from worldmodel.checkpoint import load_checkpoint
+    from worldmodel.models.checkpoint import load_checkpoint
 
     chosen, settings = make_planner(planner), make_config(**config)
     return Agent(*load_checkpoint(name_or_path), planner=chosen, config=settings)

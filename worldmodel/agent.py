@@ -35,16 +35,16 @@ from torch import Tensor, nn
 
 import planners
 from planners import Budget, Plan, Planner, Problem, Trajectory, merge, verify
-from worldmodel.checkpoint import CheckpointInfo
+from worldmodel.control.expectation import WATCHED, Expectation, unexpected
+from worldmodel.control.familiarity import Familiar
+from worldmodel.control.guardrails import Rule, Senses, action_limits, guardrails, parse_rules
 from worldmodel.errors import UserError
-from worldmodel.expectation import WATCHED, Expectation, unexpected
-from worldmodel.familiar import Familiar
-from worldmodel.guardrails import Rule, Senses, action_limits, guardrails, parse_rules
-from worldmodel.predictor import WorldModel
-from worldmodel.tasks import load_image
+from worldmodel.measure.tasks import load_image
+from worldmodel.models.checkpoint import CheckpointInfo
+from worldmodel.models.world_model import WorldModel
 
 if TYPE_CHECKING:
-    from worldmodel.encoder import Encoder
+    from worldmodel.encoders.encoder import Encoder
 
 Array = NDArray[Any]
 

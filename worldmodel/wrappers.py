@@ -24,10 +24,10 @@ from torch import Tensor
 
 import planners
 from worldmodel.agent import Agent, AgentConfig
-from worldmodel.checkpoint import load_checkpoint
+from worldmodel.control.guardrails import action_limits, parse_rules
 from worldmodel.errors import UserError
-from worldmodel.guardrails import action_limits, parse_rules
-from worldmodel.tasks import check_fits
+from worldmodel.measure.tasks import check_fits
+from worldmodel.models.checkpoint import load_checkpoint
 
 Array = NDArray[Any]
 

@@ -19,8 +19,8 @@ import planners
 from envs.policies import make_policy
 from planners import Budget
 from worldmodel.agent import AgentConfig, make_planner
-from worldmodel.bench import Rehearsal, placed
-from worldmodel.checkpoint import load_checkpoint
+from worldmodel.models.checkpoint import load_checkpoint
+from worldmodel.studies.bench import Rehearsal, placed
 
 GUARDRAIL = "no_go:disc=0.3:0.3:0.05"
 ENVS: list[tuple[str, dict[str, Any]]] = [

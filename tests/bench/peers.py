@@ -54,8 +54,8 @@ def elites(samples: int) -> int:
 def agent(checkpoint: str, horizon: int, precision: str) -> Any:
     """One that stands at the beginning of an episode and knows its goal."""
     from worldmodel.agent import AgentConfig, make_planner
-    from worldmodel.bench import placed
-    from worldmodel.checkpoint import load_checkpoint
+    from worldmodel.models.checkpoint import load_checkpoint
+    from worldmodel.studies.bench import placed
 
     settings = AgentConfig(horizon=horizon, bfloat16=precision == "bf16")
     return placed(load_checkpoint(checkpoint), make_planner("cem"), settings)

@@ -1,0 +1,314 @@
+"""The command `plan`: what it writes, and what it says to bad input."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_checkpoint
+
+import worldmodel
+from worldmodel.agent import AgentConfig, make_planner
+from worldmodel.measure.acting import Log, draw_costs, film, judge, main
+from worldmodel.measure.explanation import ExplainingAgent
+from worldmodel.measure.film import Film, Imagination, animate, as_gif, as_mp4
+from worldmodel.measure.tasks import Task, make_env, sample_tasks, save_goal
+from worldmodel.models.checkpoint import load_checkpoint
+
+PUSHT, MAZE = "worldmodel/PushT-v0", "worldmodel/Maze-v0"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """checkpoint/, goal.png with its sidecar, alone.png without one, maze.png of a maze."""
+    folder = tmp_path_factory.mktemp("plan")
+    tiny_checkpoint(folder / "checkpoint")
+    for env_id, name in ((PUSHT, "goal.png"), (MAZE, "maze.png")):
+        env = make_env(env_id, {})
+        save_goal(sample_tasks(env, 1, 0, 25)[0], env, folder / name)
+        env.close()
+    shutil.copy(folder / "goal.png", folder / "alone.png")
+    return folder
+
+
+def flags(folder: Path, **changed: Any) -> list[str]:
+    """Arguments of a small closed loop; None leaves one out."""
+    given = {"env": PUSHT, "goal": folder / "goal.png", "checkpoint": folder / "checkpoint"}
+    given |= {"samples": 8, "iterations": 1, "steps": 7, **changed}
+    pairs = [(f"--{key}", str(value)) for key, value in given.items() if value is not None]
+    return [word for pair in pairs for word in pair]
+
+
+def once(folder: Path, **changed: Any) -> list[str]:
+    """Arguments of one plan from an image."""
+    return flags(folder, env=None, steps=None, image=folder / "alone.png", **changed)
+
+
+# ---------------------------------------------------------------------------------- closed loop
+def test_closed_loop_starts_at_the_goals_start_and_reports(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a" / "b"
+    assert main(flags(folder, out=out)) == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "in 7 steps" in said and str(out / "plan.gif") in said
+    report = json.loads((out / "report.json").read_text())
+    assert report["env"] == PUSHT and report["steps"] == 7
+    actions = np.array(report["actions"])
+    assert actions.shape == (7, 2) and (np.abs(actions) <= 0.02).all()
+    assert [plan["step"] for plan in report["plans"]] == [0, 5]
+    assert report["latent_distance"]["start"] > 0
+    with Image.open(out / "plan.gif") as gif:
+        assert gif.n_frames == 8 and gif.width >= 512  # type: ignore[attr-defined]
+    with Image.open(out / "cost.png") as picture:
+        picture.load()
+
+    # What it did can be repeated outside, from the start state of the sidecar.
+    sidecar = json.loads((folder / "goal.json").read_text())
+    env = make_env(PUSHT, {})
+    world: Any = env.unwrapped
+    states = world.physics(np.array(sidecar["start_state"]), actions)
+    assert report["outcome"] == judge(env, list(states), np.array(sidecar["goal_state"]))
+    env.close()
+
+
+def test_guardrails_are_kept_drawn_and_reported(folder: Path, tmp_path: Path) -> None:
+    """A region far away changes nothing but the picture; one all around stops everything."""
+    reports = []
+    for name, rules in (
+        ("free", []),
+        ("far", ["no_go:disc=0.05:0.05:0.01", "max_action:0.5"]),
+        ("walled", ["no_go:x=0:1,y=0:1"]),
+    ):
+        given = [word for rule in rules for word in ("--guardrail", rule)]
+        assert main([*flags(folder, out=tmp_path / name), *given]) == 0
+        reports.append(json.loads((tmp_path / name / "report.json").read_text()))
+    free, far, walled = reports
+    assert free["actions"] == far["actions"] and np.any(far["actions"])
+    assert far["interventions"] == [] and far["stop_reason"] is None
+    assert not np.any(walled["actions"]) and walled["interventions"] == list(range(7))
+    assert "guardrail" in walled["stop_reason"]
+    first = []
+    for name in ("free", "far"):
+        with Image.open(tmp_path / name / "plan.gif") as gif:
+            first.append(np.asarray(gif.convert("RGB")).astype(int)[:256])  # without the chart
+    changed = np.argwhere(np.abs(first[0] - first[1]).sum(-1) > 100)
+    # The disc, 5 pixels in radius, a tenth of 256 pixels from the left and from below.
+    np.testing.assert_allclose(changed.mean(0), (231, 25), atol=2)
+
+
+def test_same_seed_same_report_and_without_a_goal_state_no_outcome(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        out = tmp_path / name
+        assert main(flags(folder, goal=folder / "alone.png", seed=seed, out=out)) == 0
+        reports.append(json.loads((out / "report.json").read_text()))
+    assert reports[0]["actions"] == reports[1]["actions"] != reports[2]["actions"]
+    assert reports[0]["outcome"] is None
+    assert "latent distance" in capsys.readouterr().out
+
+
+def test_judge_names_the_first_success() -> None:
+    env = make_env(MAZE, {})
+    goal = np.array([0.4, 0.4, 0, 0, 0])
+    away = goal + [0.5, 0, 0, 0, 0]
+    for path, any_, first, final in (
+        ([away, away, goal, away, goal], True, 2, True),
+        ([away, goal, away], True, 1, False),
+        ([away, away], False, None, False),
+    ):
+        expected = {"success_any": any_, "first_success_step": first, "success_final": final}
+        assert judge(env, path, goal) == expected
+    env.close()
+
+
+def test_pictures_of_an_interrupted_run_are_whole() -> None:
+    frames = [np.full((112, 112, 3), 40 * i, np.uint8) for i in range(3)]
+    for count in (1, 3):
+        pictures = animate(Film(frames[:count], frames[0], first_success=1))
+        gif: Any = Image.open(io.BytesIO(as_gif(pictures)))
+        assert gif.n_frames == len(pictures) == count
+    cut = Log(distances=[1.0], distance_steps=[0], costs=[2.0], plan_steps=[])
+    for log in (Log(), cut):
+        assert Image.open(io.BytesIO(draw_costs(log))).width > 100
+
+
+def test_a_film_shows_the_imagination_of_the_latest_plan() -> None:
+    def flat(value: int) -> Any:
+        return np.full((112, 112, 3), value, np.uint8)
+
+    plans = [Imagination(0, np.stack([flat(100), flat(110)]), 5)]
+    plans += [Imagination(2, np.stack([flat(200), flat(210)]), 5, feasible=False)]
+    film = Film([flat(50)] * 4, flat(60), imagined=plans, distances=[(0, 1.0), (2, 0.5)])
+    pictures = animate(film)
+    assert {picture.size for picture in pictures} == {pictures[0].size}
+    ends = zip(pictures, (100, 100, 200, 200), (110, 110, 210, 210), strict=True)
+    for picture, first, second in ends:
+        # Reality, the goal, and the two imagined frames: what is in the middle of each.
+        found = [picture.getpixel(at)[0] for at in ((128, 128), (384, 128), (56, 360), (168, 360))]
+        assert found == [50, 60, first, second]
+    # Where no plan keeps the guardrails, that is written in vermilion.
+    written = [(213, 94, 0) in {c for _, c in p.getcolors(1 << 16)} for p in pictures]
+    assert written == [False, False, True, True]
+    with av.open(io.BytesIO(as_mp4(pictures, fps=2))) as file:
+        shown = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    assert len(shown) == 4 + 2  # the last one is held for a second
+    assert abs(int(shown[3][360, 56, 0]) - 200) < 8
+
+
+def test_an_episode_that_was_stopped_before_its_first_plan_can_be_drawn(folder: Path) -> None:
+    rule = "no_go:x=0.1:0.2,y=0.1:0.2"
+    agent = worldmodel.load(folder / "checkpoint", guardrails=(rule,))
+    frame = np.zeros((112, 112, 3), np.uint8)
+    agent.reset(frame)
+    (picture,) = animate(film(agent, None, Log(frames=[frame]), frame, None, [], lambda at: at))
+    assert picture.width >= 512
+
+
+def test_what_was_tried_is_ranked_as_planners_rank_it(folder: Path) -> None:
+    parts = load_checkpoint(folder / "checkpoint")
+    settings = AgentConfig(samples=40, iterations=2, guardrails=("no_go:x=0:0.2,y=0:1",))
+    agent = ExplainingAgent(*parts, make_planner("cem"), settings)
+    agent.reset(np.full((112, 112, 3), 90, np.uint8))
+    pixels = np.full((112, 112, 3), 40, np.uint8)
+    agent.act({"pixels": pixels, "proprio": np.array([0.21, 0.2, 0.0, 0.0], np.float32)})
+    assert len(agent.tried) == 2
+    for tried in agent.tried:
+        assert tried.paths.shape == (40, agent.horizon, 2)
+        count = int(tried.feasible.sum())
+        assert tried.feasible[:count].all() and (np.diff(tried.cost[:count]) >= 0).all()
+        # What is called safe is where the guardrail is kept, on the imagined way.
+        assert (tried.paths[:count, :, 0] > 0.2).all()
+
+
+def test_explain_shows_every_iteration(folder: Path, tmp_path: Path) -> None:
+    assert main(flags(folder, explain="true", iterations=3, out=tmp_path)) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    with Image.open(tmp_path / "explain.gif") as gif:
+        assert gif.n_frames == 3 * len(report["plans"])  # type: ignore[attr-defined]
+
+
+def test_ctrl_c_leaves_what_was_done_so_far(folder: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from worldmodel import plan; from worldmodel.cli import progress_bar; "
+        "progress_bar.SECONDS_BETWEEN_LINES = 0; "
+        "sys.exit(plan.main(sys.argv[1:]))"
+    )
+    arguments = flags(folder, steps=1_000_000, out=tmp_path / "out")
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        before = ""
+        while "acting" not in before and process.poll() is None:  # said after every step
+            before = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        said, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert "goal" in said and "interrupted" in errors
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["cost.png", "plan.gif", "plan.mp4", "report.json"]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert 1 <= report["steps"] < 1_000_000
+    with Image.open(tmp_path / "out" / "plan.gif") as gif:
+        assert gif.n_frames == min(300, report["steps"] + 1)  # type: ignore[attr-defined]
+
+
+# ------------------------------------------------------------------------------------- one plan
+def test_one_plan_is_json_on_stdout(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plans = []
+    for proprio in (None, "0.1,0.2,0,0", "0.1, 0.2, 0, 0", "0.4,0.2,0,0"):
+        assert main(once(folder, horizon=4, proprio=proprio)) == 0
+        plans.append(json.loads(capsys.readouterr().out))
+    actions = np.array(plans[0]["actions"])
+    assert actions.shape == (4 * 5, 2) and (np.abs(actions) <= 0.02).all()
+    assert plans[1]["actions"] == plans[2]["actions"]
+    assert plans[1]["cost"] != plans[3]["cost"]  # what was measured makes a difference
+
+
+# ------------------------------------------------------------------------------------ bad input
+def bad(folder: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:
+    """Everything that can be wrong, and a part of what should be said about it."""
+    gray, small, text = (tmp_path / name for name in ("gray.png", "small.png", "text.png"))
+    Image.new("L", (112, 112)).save(gray)
+    Image.new("RGB", (64, 64)).save(small)
+    text.write_text("hello")
+    cut = tmp_path / "cut"
+    shutil.copytree(folder / "checkpoint", cut)
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    config = tmp_path / "plan.yaml"
+    config.write_text("sampels: 3\n")
+    return {
+        "missing goal": (flags(folder, goal=tmp_path / "no.png"), "no image at"),
+        "not an image": (flags(folder, goal=text), "not an image"),
+        "wrong channels": (flags(folder, goal=gray), "mode L (1 channel"),
+        "wrong size": (flags(folder, goal=small), "64x64 pixels"),
+        "another env": (flags(folder, env=MAZE, goal=folder / "maze.png"), "for worldmodel/PushT"),
+        "goal of another env": (flags(folder, goal=folder / "maze.png"), "is a goal of"),
+        "no such env": (
+            flags(folder, env="worldmodel/Push-v0", goal=folder / "alone.png"),
+            "no env",
+        ),
+        "no checkpoint": (flags(folder, checkpoint=tmp_path / "none"), "does not exist"),
+        "truncated": (flags(folder, checkpoint=cut), "cut short"),
+        "NaN proprio": (once(folder, proprio="nan,0,0,0"), "finite"),
+        "short proprio": (once(folder, proprio="0,0"), "4 numbers"),
+        "wordy proprio": (once(folder, proprio="left"), "with commas"),
+        "unknown flag": (flags(folder, sampels=3), "did you mean '--samples'"),
+        "unknown key": ([*flags(folder), "--config", str(config)], "did you mean 'samples'"),
+        "unknown planner": (flags(folder, planner="cmes"), "unknown planner"),
+        "unwritable": (flags(folder, out=text / "out"), "cannot write to"),
+        "both modes": (flags(folder, image=gray), "either --env"),
+        "steps": (flags(folder, steps=0), "at least 1"),
+    }
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    for what, (arguments, message) in bad(folder, tmp_path).items():
+        if "--out" not in arguments and "--env" in arguments:
+            arguments = [*arguments, "--out", str(out)]
+        assert main(arguments) == 2, what
+        said = capsys.readouterr()
+        assert said.err.startswith("error: ") and said.err.count("\n") == 1, (what, said.err)
+        assert message in said.err, (what, said.err)
+        assert said.out == "", what
+        assert not out.exists(), what
+
+
+def test_a_sidecar_that_does_not_fit_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = make_env(PUSHT, {})
+    save_goal(Task(np.zeros(3), np.full(10, 0.2), 0), env, tmp_path / "goal.png")
+    env.close()
+    assert main(flags(folder, goal=tmp_path / "goal.png", out=tmp_path / "out")) == 2
+    assert "goal.json does not fit" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("what", ["truncated"])
+def test_errors_of_a_real_process(folder: Path, tmp_path: Path, what: str) -> None:
+    arguments, message = bad(folder, tmp_path)[what]
+    command = [sys.executable, "-m", "worldmodel.plan", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert message in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,1 @@
+"""What the agent minimises and what it must never do."""

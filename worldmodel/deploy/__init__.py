@@ -1,0 +1,1 @@
+"""Programs for robots without this package."""

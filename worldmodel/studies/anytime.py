@@ -1,0 +1,158 @@
+"""How much success time buys: the same tasks under different time limits.
+
+    python -m worldmodel.anytime --env worldmodel/PushT-v0 --checkpoints pusht,pusht-fast
+
+One robot at a time acts with a limit on every decision, from what it sees to what it does, and
+plans until the limit or until the search converges. ``anytime.png`` draws success against the
+limit, ``anytime.json`` has the numbers. On a busy machine all of this is worse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config, writable_folder
+from worldmodel.cli import run as run_command
+from worldmodel.errors import UserError
+from worldmodel.measure.evaluation import EvaluateConfig, evaluate
+from worldmodel.measure.film import ALARM, WARNING, as_png
+from worldmodel.measure.judging import in_percent
+from worldmodel.models.checkpoint import bundled_for
+
+COLOURS = (ALARM, WARNING, "#009E73", "#CC79A7")
+
+
+@dataclass(frozen=True)
+class AnytimeConfig:
+    """What to compare, and how often."""
+
+    env: str
+    """Gymnasium id, such as worldmodel/PushT-v0."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the environment; default: the checkpoint's."""
+    checkpoints: str | None = None
+    """Bundled names or folders, separated by commas; default: the environment's bundled one."""
+    planner: str = "cem"
+    """cem, mppi or cmaes."""
+    limits: tuple[float, ...] = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+    """Milliseconds for a decision."""
+    samples: int | None = None
+    """Candidates per iteration; default: the checkpoint's."""
+    episodes: int = 100
+    """Tasks."""
+    seed: int = 0
+    """Of tasks and planner."""
+    budget_steps: int = 50
+    """Environment steps of every episode."""
+    guardrail: list[str] = field(default_factory=list)
+    """What no plan may break; may be given again."""
+    out: Path = Path("out/anytime")
+    """Folder for anytime.json and anytime.png."""
+
+    def __post_init__(self) -> None:
+        if not self.limits or not min(self.limits) > 0:
+            raise UserError(f"limits is {list(self.limits)}: give milliseconds above 0")
+        if self.planner == "gradient":
+            raise UserError("the gradient planner makes a number of steps of its own: no limit")
+
+
+def anytime(config: AnytimeConfig) -> dict[str, Any]:
+    """Act under every limit; what it returns is what ``anytime.json`` gets."""
+    points: list[dict[str, Any]] = []
+    for checkpoint in (config.checkpoints or bundled_for(config.env)).split(","):
+        for limit in sorted(config.limits):
+            found = evaluate(
+                EvaluateConfig(
+                    config.env,
+                    config.env_kwargs,
+                    checkpoint,
+                    config.planner,
+                    samples=config.samples,
+                    episodes=config.episodes,
+                    seed=config.seed,
+                    budget_steps=config.budget_steps,
+                    guardrail=config.guardrail,
+                    budget_ms=limit,
+                    batch=1,
+                    random_episodes=0,
+                    ceiling_episodes=0,
+                    timed_plans=1,
+                )
+            )
+            kept = ("success_any", "success_final", "decisions")
+            points.append(
+                {"checkpoint": checkpoint, "limit": limit, **{key: found[key] for key in kept}}
+            )
+    return {
+        "env": config.env,
+        "planner": config.planner,
+        "episodes": config.episodes,
+        "seed": config.seed,
+        "threads": torch.get_num_threads(),
+        "points": points,
+    }
+
+
+def draw(result: dict[str, Any]) -> bytes:
+    """A PNG: success against the limit, with its interval."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    names = list(dict.fromkeys(point["checkpoint"] for point in result["points"]))
+    for number, name in enumerate(names):
+        chosen = [point for point in result["points"] if point["checkpoint"] == name]
+        limits, colour = [point["limit"] for point in chosen], COLOURS[number % len(COLOURS)]
+        rate, low, high = (
+            100 * np.array([point["success_any"][key] for point in chosen])
+            for key in ("rate", "low", "high")
+        )
+        axes.plot(limits, rate, "o-", color=colour, label=name)
+        axes.fill_between(limits, low, high, color=colour, alpha=0.15, lw=0)
+    ticks = sorted({point["limit"] for point in result["points"]})
+    axes.set(xscale="log", xticks=ticks, xticklabels=[f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set(xlabel="milliseconds for a decision", ylabel="success at any time, %", ylim=(0, 101))
+    axes.set_title(
+        f"{result['env']}, {result['planner']}, {result['episodes']} episodes, "
+        f"{result['threads']} threads",
+        fontsize=9,
+    )
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.3)
+    return as_png(figure)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as a Markdown table."""
+    rows = [
+        f"{result['env']}, {result['planner']}, {result['episodes']} episodes, "
+        f"{result['threads']} threads",
+        "",
+        "| | limit, ms | success at any time | at the end | p50 ms | p99 ms | model steps |",
+        "|---|---:|---|---|---:|---:|---:|",
+    ]
+    for point in result["points"]:
+        made = point["decisions"]
+        cells = [point["checkpoint"], f"{point['limit']:g}"]
+        cells += [in_percent(point[key]) for key in ("success_any", "success_final")]
+        cells += [f"{made['ms'][key]:.1f}" for key in ("p50", "p99")]
+        rows.append(f"| {' | '.join(cells)} | {made['model_calls']['p50']:.0f} |")
+    return "\n".join(rows)
+
+
+@run_command
+def main(argv: list[str] | None = None) -> None:
+    """Act, print a table, write the files."""
+    config = parse_config(AnytimeConfig, argv, "worldmodel.anytime", "How much success time buys.")
+    writable_folder(config.out)
+    result = anytime(config)
+    atomic_write_json(config.out / "anytime.json", result)
+    atomic_write_bytes(config.out / "anytime.png", draw(result))
+    print(table(result))
+    print(f"wrote {config.out / 'anytime.png'}")

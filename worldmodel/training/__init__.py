@@ -1,0 +1,1 @@
+"""Training of world models and decoders."""
