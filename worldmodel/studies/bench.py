@@ -57,6 +57,7 @@ from worldmodel.cli import (
     writable_folder,
 )
 from worldmodel.cli import run as run_command
+from worldmodel.data.clips import Episodes
 from worldmodel.data.collection import CollectConfig, Recorder, save_shard
 from worldmodel.encoders.encoder import Encoder
 from worldmodel.errors import UserError
@@ -65,7 +66,7 @@ from worldmodel.measure.tasks import make_env, render
 from worldmodel.models.checkpoint import CheckpointInfo, load_checkpoint
 from worldmodel.models.world_model import WorldModel
 from worldmodel.studies import operations
-from worldmodel.training.trainer import Episodes, LossConfig, TrainConfig, Trainer
+from worldmodel.training.trainer import LossConfig, TrainConfig, Trainer
 
 PARTS = ("plan", "encode", "train", "collect", "cold")
 WARM_UP = 2  # calls that are not counted
