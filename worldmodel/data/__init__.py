@@ -1,0 +1,1 @@
+"""Datasets: recorded, read, cached."""
