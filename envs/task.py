@@ -1,7 +1,7 @@
 """What an environment tells the rest of the program, beyond Gymnasium's interface.
 
-Gymnasium says how an environment is reset and stepped. A `Task` adds how its goals are sampled, when
-a state counts as a success, how to explore it, and which action holds the robot still. Nothing
+Gymnasium says how an environment is reset and stepped. A `Task` adds how its goals are sampled,
+when a state counts as a success, how to explore it, and which action holds the robot still. Nothing
 outside this package asks which environment it is dealing with: it asks the task.
 
 A new environment is one file: a Gymnasium environment that also inherits `Task` (most of which has
@@ -171,7 +171,7 @@ class Task:
 
     def action_path(self, actions: Array) -> Array | None:
         """The points ``[..., n, 2]``, metres, that actions ``[..., A]`` lead through, where actions
-        are motions of their own, such as strokes. None: the robot's imagined positions are drawn."""
+        are motions of their own, such as strokes. None: draw the robot's imagined positions."""
         return None
 
     movable: ClassVar[dict[str, str]] = {}

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from worldmodel.data.cache import LatentCache
 from worldmodel.data.collection import CollectConfig, collect, episode_seed
 from worldmodel.data.dataset import Dataset, open_dataset, split
-from worldmodel.data.cache import LatentCache
 from worldmodel.errors import UserError
 
 # Somebody else's environment: a vector observation, a picture that is not square, episodes that end

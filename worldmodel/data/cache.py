@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hashlib
-import io
 import json
 import os
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import h5py
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from worldmodel.cli import Progress, atomic_write_json, exclusive, progress
+from worldmodel.data.dataset import Dataset
 from worldmodel.errors import UserError
 
 Array = NDArray[Any]
-from worldmodel.data.dataset import Dataset
 
 
 class FrameEncoder(Protocol):

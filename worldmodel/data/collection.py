@@ -23,7 +23,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -498,4 +497,3 @@ def main(argv: list[str] | None = None) -> int:
         rows.insert(2, ("speed", "nothing was missing"))
     print("\n".join(f"{name:<10} {value}" for name, value in rows))
     return 0
-

@@ -15,18 +15,15 @@ import hashlib
 import io
 import json
 import os
-import zlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from worldmodel.cli import Progress, atomic_write_json, exclusive, progress
 from worldmodel.errors import UserError
 
 Array = NDArray[Any]
