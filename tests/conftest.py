@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,12 @@ import envs  # noqa: E402, F401  (registers the environments)
 # today must fail again tomorrow.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+# A background job of a shell ignores SIGINT, and processes that it starts inherit that. A handler
+# that does nothing is not inherited: tests can interrupt the processes that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, lambda *_: None)
 
 
 @pytest.fixture

@@ -114,9 +114,8 @@ def tree() -> dict[str, str]:
 
 
 def test_the_tree_names_every_python_file() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "*.py", "*.yaml"], cwd=ROOT, capture_output=True, text=True
-    )
+    command = ["git", "ls-files", "*.py", "*.yaml"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     tracked = listed.stdout.split()
     if not tracked:  # a source archive, without git
         folders = ("worldmodel", "planners", "envs", "tests", "examples", "configs")

@@ -213,7 +213,9 @@ class Worker:
             pass
         if not line:
             last = self.log.read_text(errors="replace").strip().splitlines()[-1:]
-            reason = f"exit status {self.process.wait()}" + "".join(f", {text}" for text in last)
+            reason = f"exit status {self.process.wait(timeout=10)}" + "".join(
+                f", {text}" for text in last
+            )
             raise FailedError(f"crashed: {reason}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -225,7 +227,7 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.communicate(timeout=10)
 
 
 # ------------------------------------------------------------------------------------- arithmetic

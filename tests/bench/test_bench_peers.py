@@ -192,7 +192,7 @@ def test_bad_settings_are_explained(values: dict[str, Any], said: str) -> None:
 
 def test_a_bad_flag_is_one_line_and_status_2(tmp_path: Path) -> None:
     command = [sys.executable, bench_peers.__file__, "--round", "3"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and not done.stdout
     assert done.stderr == "error: unknown flag '--round': did you mean '--rounds'?\n"
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from processes import started
 
 from worldmodel.cli import (
     Progress,
@@ -165,12 +167,11 @@ sys.exit(main(sys.argv[1]))
 """
 
 
-def start(what: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def start(what: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    return started(
         [sys.executable, "-c", SCRIPT, what],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )
 
@@ -184,32 +185,32 @@ def start(what: str) -> subprocess.Popen[str]:
     ],
 )
 def test_exit_status(what: str, status: int, error: str) -> None:
-    process = start(what)
-    _, printed = process.communicate(timeout=60)
+    with start(what) as process:
+        _, printed = process.communicate(timeout=60)
     assert (process.returncode, printed) == (status, error)
 
 
 def test_a_bug_keeps_its_traceback() -> None:
-    process = start("bug")
-    _, printed = process.communicate(timeout=60)
+    with start("bug") as process:
+        _, printed = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" in printed and "a bug" in printed
 
 
 def test_ctrl_c_ends_in_130() -> None:
-    process = start("wait")
-    assert process.stdout is not None and process.stdout.readline() == "begun\n"
-    process.send_signal(signal.SIGINT)
-    _, printed = process.communicate(timeout=60)
+    with start("wait") as process:
+        assert process.stdout is not None and process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        _, printed = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in printed
 
 
 def test_closed_pipe_is_quiet() -> None:
-    process = start("flood")
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.readline()
-    process.stdout.close()
-    assert process.stderr.read() == ""
-    assert process.wait(timeout=60) == 141
+    with start("flood") as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 141
 
 
 def test_run_passes_status_and_arguments() -> None:
@@ -260,7 +261,7 @@ def test_exclusive_turns_a_second_process_away(tmp_path: Path) -> None:
     command = [sys.executable, "-c", second]
     root = Path(__file__).parents[2]
     with exclusive(lock, "collecting"):
-        held = subprocess.run(command, capture_output=True, text=True, cwd=root)
-    free = subprocess.run(command, capture_output=True, text=True, cwd=root)
+        held = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=60)
+    free = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=60)
     assert held.returncode == 2 and "another process is collecting" in held.stderr
     assert free.returncode == 0

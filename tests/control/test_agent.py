@@ -511,7 +511,11 @@ def test_imagining_takes_no_more_memory_than_it_may() -> None:
     grown = []
     for megabytes in ("64", "100000"):
         said = subprocess.run(
-            [sys.executable, "-c", PEAK, megabytes], capture_output=True, text=True, check=True
+            [sys.executable, "-c", PEAK, megabytes],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
         )
         grown.append(float(said.stdout))
     assert grown[0] < 64 < 250 < grown[1]
@@ -602,7 +606,8 @@ def test_importing_worldmodel_is_cheap() -> None:
     import sys
 
     code = "import sys, worldmodel; print('torch' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert said.stdout.strip() == "False"
 
 

@@ -561,7 +561,7 @@ def test_a_cell_that_the_data_never_entered_is_not_entered(tmp_path: Path) -> No
         worldmodel.load(folder, guardrails=("familiar:1",))
     command = [sys.executable, "-m", "worldmodel.familiar", "--data", str(data)]
     command += ["--checkpoint", str(folder), "--without", cell]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
     assert "frames; of others" in said
     (rule,) = parse_rules([cell])
     env = make_env("worldmodel/Maze-v0", {"layout": "U"})

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import started
 
 from worldmodel.data.cache import LatentCache
 from worldmodel.data.collection import CollectConfig, collect, episode_seed
@@ -91,7 +93,7 @@ def recorded(module: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy(recorded: Path, to: Path) -> Path:
-    subprocess.run(["cp", "-r", str(recorded), str(to)], check=True)
+    shutil.copytree(recorded, to)
     return to
 
 
@@ -103,7 +105,6 @@ def command(module: Path, out: Path, *flags: str, **environment: str) -> dict[st
         "args": [sys.executable, "-m", "worldmodel.collect", *arguments, *flags],
         "cwd": root,
         "env": {**os.environ, "PYTHONPATH": f"{root}:{module}", **environment},
-        "text": True,
     }
 
 
@@ -179,15 +180,12 @@ def test_killed_collection_goes_on_and_ends_the_same(
     recorded: Path, module: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "dot-v3"
-    process = subprocess.Popen(
-        **command(module, out, DOT_SLEEP="0.003"), start_new_session=True, stderr=subprocess.DEVNULL
-    )
+    options: dict[str, Any] = {"start_new_session": True, "stderr": subprocess.DEVNULL}
     deadline = time.monotonic() + 60
-    while not list(out.glob("data/shard-*.hdf5")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    with started(**command(module, out, DOT_SLEEP="0.003"), **options) as process:
+        while not list(out.glob("data/shard-*.hdf5")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("data/shard-*.hdf5")}
     assert 0 < len(kept) < 3
     with pytest.raises(UserError, match="not complete: run its .* again"):
@@ -196,14 +194,14 @@ def test_killed_collection_goes_on_and_ends_the_same(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     (out / "data" / ".shard-of-a-killed-run").write_bytes(b"half")
-    again = subprocess.run(**command(module, out), capture_output=True)
+    again = subprocess.run(**command(module, out), capture_output=True, text=True, timeout=60)
     assert again.returncode == 0, again.stderr
     assert same_files(recorded, out) and open_dataset(out).hash == open_dataset(recorded).hash
     assert all((out / "data" / name).stat().st_mtime_ns == mtime for name, mtime in kept.items())
     assert not list(out.glob("data/.*"))
     for line in ("episodes   45", "frames ", "frames/s", "of steps", " MB in", "dot-v3"):
         assert line in again.stdout
-    third = subprocess.run(**command(module, out), capture_output=True)
+    third = subprocess.run(**command(module, out), capture_output=True, text=True, timeout=60)
     assert "nothing was missing" in third.stdout
 
 
@@ -225,14 +223,13 @@ def _alive(session: int) -> bool:
 
 def test_ctrl_c_keeps_what_is_finished(recorded: Path, module: Path, tmp_path: Path) -> None:
     out = tmp_path / "dot"
-    process = subprocess.Popen(
-        **command(module, out, DOT_SLEEP="0.003"), start_new_session=True, stderr=subprocess.PIPE
-    )
-    while not list(out.glob("data/shard-*.hdf5")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: parent and workers
-    _, printed = process.communicate(timeout=60)
+    options: dict[str, Any] = {"start_new_session": True, "stderr": subprocess.PIPE}
+    with started(**command(module, out, DOT_SLEEP="0.003"), **options) as process:
+        while not list(out.glob("data/shard-*.hdf5")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: parent and workers
+        _, printed = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in printed
     assert not list(out.glob("data/.*")) and not (out / "data" / "metadata.json").exists()
 
@@ -304,7 +301,8 @@ def test_full_disk_is_one_line_and_no_half_file(module: Path, tmp_path: Path) ->
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     out = tmp_path / "dot"
-    done = subprocess.run(**command(module, out), capture_output=True, preexec_fn=limit)
+    options: dict[str, Any] = {"preexec_fn": limit, "timeout": 60}
+    done = subprocess.run(**command(module, out), capture_output=True, text=True, **options)
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "cannot write" in errors[0] and "File too large" in errors[0]
@@ -315,7 +313,7 @@ def test_full_disk_is_one_line_and_no_half_file(module: Path, tmp_path: Path) ->
 def test_workers_do_not_import_torch(recorded: Path) -> None:
     code = "import worldmodel.collect, envs, sys; raise SystemExit('torch' in sys.modules)"
     root = Path(__file__).parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=60)
 
 
 # ------------------------------------------------------------------------------------ dataset

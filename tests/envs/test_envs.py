@@ -305,7 +305,8 @@ def test_rendering_does_not_depend_on_what_was_imported_first() -> None:
         "import mujoco, gymnasium; env = gymnasium.make('envs:worldmodel/Maze-v0');"
         "print(env.reset(seed=0)[0]['pixels'].std() > 0); env.close()"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert run.stdout == "True\n", run.stderr
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import started
 from tiny import tiny_checkpoint
 
 from worldmodel import load
@@ -470,17 +471,13 @@ def test_ctrl_c_ends_in_130_and_leaves_no_file(checkpoint: Path, tmp_path: Path)
         "sys.exit(evaluate.main(sys.argv[1:]))"
     )
     flags = f"--env {PUSHT} --checkpoint {checkpoint} --timed_plans 100000 --out {out}".split()
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None and process.stderr is not None
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started([sys.executable, "-c", code, *flags], **pipes) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         time.sleep(1.0)
         process.send_signal(signal.SIGINT)
-        said = process.stderr.read()
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert said.strip() == "interrupted"
     assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from processes import started
 from tiny import tiny_checkpoint
 
 import worldmodel
@@ -207,18 +208,14 @@ def test_ctrl_c_leaves_what_was_done_so_far(folder: Path, tmp_path: Path) -> Non
         "sys.exit(plan.main(sys.argv[1:]))"
     )
     arguments = flags(folder, steps=1_000_000, out=tmp_path / "out")
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started([sys.executable, "-c", code, *arguments], **pipes) as process:
         assert process.stderr is not None
         before = ""
         while "acting" not in before and process.poll() is None:  # said after every step
             before = process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        said, errors = process.communicate()
+        said, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "goal" in said and "interrupted" in errors
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -309,6 +306,6 @@ def test_a_sidecar_that_does_not_fit_is_named(
 def test_errors_of_a_real_process(folder: Path, tmp_path: Path, what: str) -> None:
     arguments, message = bad(folder, tmp_path)[what]
     command = [sys.executable, "-m", "worldmodel.plan", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stdout == ""
     assert message in done.stderr and done.stderr.count("\n") == 1

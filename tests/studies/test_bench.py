@@ -142,6 +142,7 @@ def test_the_memory_of_a_process_is_its_own() -> None:
         capture_output=True,
         text=True,
         check=True,
+        timeout=60,
         cwd=Path(bench.__file__).parents[2],
     )
     assert 20 < float(said.stdout) < ours - 300

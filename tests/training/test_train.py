@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes import started
 from safetensors.torch import load_file, save_file
 from tiny import CONFIG, tiny_checkpoint
 
@@ -262,18 +262,16 @@ def test_a_killed_run_resumes_to_the_same_curve(maze: Path, tmp_path: Path, join
         return [(row["step"], row["loss"]) for row in rows if "loss" in row]
 
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command("whole"), check=True, env=env, capture_output=True)
-    victim = subprocess.Popen(
-        command("killed"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    subprocess.run(command("whole"), check=True, env=env, capture_output=True, timeout=120)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     deadline = time.monotonic() + 120
-    while not (tmp_path / "killed" / "state.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
-    again = subprocess.run(command("killed"), env=env, capture_output=True, text=True)
+    with started(command("killed"), env=env, **quiet):
+        while not (tmp_path / "killed" / "state.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    options: dict[str, Any] = {"env": env, "timeout": 120}
+    again = subprocess.run(command("killed"), capture_output=True, text=True, **options)
     assert again.returncode == 2 and "resume" in again.stderr
-    subprocess.run([*command("killed"), "--resume", "true"], check=True, env=env)
+    subprocess.run([*command("killed"), "--resume", "true"], check=True, **options)
     assert len(curve("whole")) == 40
     assert curve("killed") == curve("whole")
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from processes import started
 
 from worldmodel.errors import UserError
 from worldmodel.webapp.page import WORLDS, Session, World, main, worlds_with
@@ -231,7 +232,8 @@ def test_bad_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 def test_without_nicegui_it_says_what_to_install() -> None:
     code = "import sys; sys.modules['nicegui'] = None; import worldmodel.app as a; a.main([])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stderr == "error: the page needs NiceGUI: pip install 'worldmodel[app]'\n"
 
 
@@ -245,11 +247,11 @@ def address() -> Iterator[str]:
     # NiceGUI behaves otherwise in tests of its own kind, and knows them by this variable.
     environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    server = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
-    assert server.stdout is not None
-    yield server.stdout.readline().split()[1]
-    server.terminate()
-    _, said = server.communicate(timeout=30)
+    with started(command, cwd=ROOT, env=environment, **pipes) as server:
+        assert server.stdout is not None
+        yield server.stdout.readline().split()[1]
+        server.terminate()
+        _, said = server.communicate(timeout=30)
     assert "Traceback" not in said, said
 
 
