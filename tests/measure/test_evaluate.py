@@ -24,6 +24,7 @@ from worldmodel.measure import evaluation as evaluate
 from worldmodel.measure import gallery as gallery
 from worldmodel.measure import judging as judge
 from worldmodel.measure import tasks as tasks
+from worldmodel.measure.evaluation_table import table
 from worldmodel.measure.film import BAR, CHART, SIDE
 from worldmodel.measure.tasks import Task, load_goal, make_env, sample_tasks, save_goal
 
@@ -162,18 +163,6 @@ def test_tasks_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 # ------------------------------------------------------------------------------------ the judge
-@pytest.mark.parametrize(("successes", "episodes"), [(0, 10), (5, 10), (96, 100), (20, 20)])
-def test_wilson(successes: int, episodes: int) -> None:
-    interval = judge.wilson(successes, episodes)
-    assert interval["rate"] == successes / episodes
-    for bound in {interval["low"], interval["high"]} - {interval["rate"]}:
-        # The definition: a true rate from which what was seen is just 1.96 deviations away.
-        deviation = np.sqrt(bound * (1 - bound) / episodes)
-        assert abs(interval["rate"] - bound) == pytest.approx(1.96 * deviation, rel=1e-4)
-    assert interval["low"] <= interval["rate"] <= interval["high"]
-    assert interval["high"] - interval["low"] > 0.05
-
-
 def test_judge_tells_any_time_from_the_end_and_the_block_from_both(pusht: Any) -> None:
     goal = np.array([0.1, 0.1, 0.3, 0.3, 0.5, 0, 0, 0, 0, 0])
     away, pusher_away = goal.copy(), goal.copy()
@@ -226,15 +215,6 @@ def test_goals_of_chips_are_those_that_resetting_draws(chips: Any) -> None:
         assert chips.unwrapped.chamfer(task.start_state, task.goal_state) > 1
 
 
-def test_a_mean_with_its_interval() -> None:
-    values = np.random.default_rng(0).normal(3.0, 2.0, 400)
-    mean = judge.mean_of(values)
-    assert mean["mean"] == pytest.approx(values.mean())
-    half = 1.96 * values.std() / 20
-    assert mean["low"] == pytest.approx(values.mean() - half, abs=0.05)
-    assert mean["high"] == pytest.approx(values.mean() + half, abs=0.05)
-
-
 # --------------------------------------------------------------------------------- the protocol
 def run(checkpoint: Path, **options: Any) -> dict[str, Any]:
     few = dict(episodes=3, batch=2, samples=8, iterations=1, budget_steps=10, timed_plans=2)
@@ -267,7 +247,7 @@ def test_decisions_are_timed_while_acting(checkpoint: Path) -> None:
     assert 0 < made["ms"]["p50"] <= made["ms"]["p99"] <= made["ms"]["max"]
     assert made["model_calls"]["max"] > (8 + 1 + 1) * 3
     for words in ("| cem 8, 5000 ms |", "All 4 decisions"):
-        assert words in evaluate.table(result)
+        assert words in table(result)
     assert run(checkpoint, **{**options, "batch": 2})["decisions"] is None
     with pytest.raises(UserError, match="budget_ms is 30.0, but 2 episodes"):
         run(checkpoint, budget_ms=30.0)
@@ -281,7 +261,7 @@ def test_guardrails_are_judged_by_true_states(checkpoint: Path) -> None:
     assert set(rails["worst_depth"]) == {"no_go:disc=9:9:1"}
     assert rails["worst_depth"]["no_go:disc=9:9:1"] == pytest.approx(-11.5, abs=0.5)
     assert rails["safe_success"] == far["success_any"]
-    assert "episodes in breach | 0.0 %" in evaluate.table(far)
+    assert "episodes in breach | 0.0 %" in table(far)
     with pytest.raises(UserError, match="only 0 of 3 tasks .* suit the guardrails"):
         run(checkpoint, goal_offset=5, guardrail=["workspace:x=-2:-1"])
     # Without a plan that keeps the margin, the robot stands still, and says so.
@@ -293,7 +273,7 @@ def test_guardrails_are_judged_by_true_states(checkpoint: Path) -> None:
     # The same tasks without it: what it costs.
     free = run(checkpoint, goal_offset=5, guardrail=["workspace:x=-1:2,margin=1.4"], unguarded=True)
     assert free["guardrails"]["stop_rate"]["mean"] == 0
-    assert "planned without them" in evaluate.table(free)
+    assert "planned without them" in table(free)
 
 
 def test_every_episode_starts_at_its_task_and_uses_the_whole_budget(
@@ -364,7 +344,7 @@ def test_seeds_share_the_episodes_each_with_its_own_tasks(checkpoint: Path) -> N
             assert both["per_seed"][name][at] == one[name]["rate"]
     assert both["episodes"] == 4
     assert both["success_any"]["rate"] == np.mean(both["per_seed"]["success_any"])
-    assert "2 seeds (0: " in evaluate.table(both)
+    assert "2 seeds (0: " in table(both)
 
 
 def test_a_variation_reaches_the_camera_the_goal_image_and_the_floor(

@@ -31,7 +31,7 @@ from worldmodel.cli import run as run_command
 from worldmodel.control.guardrails import parse_rules, permitted
 from worldmodel.errors import UserError
 from worldmodel.measure.evaluation import Watch, episode_scores, run_agent
-from worldmodel.measure.judging import rate_of
+from worldmodel.measure.statistics import rate_interval
 from worldmodel.measure.tasks import check_fits, make_env, sample_tasks
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint, record
 
@@ -138,7 +138,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
                 paths = run_agent(agent, envs, tasks, config.budget_steps, seed, watch=watch)
                 scores = episode_scores(tried, 0, names, paths, watch, agent.frameskip)
                 broken = tried.violation(names, np.stack(paths)).max(1) > 0
-                rounds.append({"margin": margin, "seed": seed, "broken": rate_of(broken)})
+                rounds.append({"margin": margin, "seed": seed, "broken": rate_interval(broken)})
                 margin = max(0.0, conformal_margin(scores, config.level))
             found[agent.calibration_key(rule)] = {
                 "guardrail": rule.bare,

@@ -34,17 +34,11 @@ from worldmodel.cli import run as run_command
 from worldmodel.control.guardrails import Rule, action_limits, parse_rules, permitted
 from worldmodel.errors import UserError
 from worldmodel.measure.acting import drawn_regions
+from worldmodel.measure.evaluation_table import table
 from worldmodel.measure.film import Imagination
 from worldmodel.measure.gallery import save_failures
-from worldmodel.measure.judging import (
-    Outcomes,
-    in_percent,
-    judge,
-    judged_distance,
-    mean_of,
-    rate_of,
-    searched,
-)
+from worldmodel.measure.judging import Outcomes, judge, judged_distance
+from worldmodel.measure.statistics import mean_interval, percentiles, rate_interval, spearman
 from worldmodel.measure.tasks import (
     Task,
     begin,
@@ -413,15 +407,14 @@ def rank_correlation(
         actions = torch.lerp(agent.low, agent.high, share)
         problem = agent.problem()
         with torch.no_grad():
-            imagined = problem.cost(problem.rollout(actions), actions)[0].cpu()
+            imagined = problem.cost(problem.rollout(actions), actions)[0]
         paths = [
             world.physics(task.start_state, sequence)[agent.frameskip :: agent.frameskip]
             for sequence in agent.sequence(actions[0]).cpu().numpy()
         ]
         apart = torch.from_numpy(judged_distance(env, np.stack(paths), task.goal_state))
         true = agent.arrival_cost(apart, 1.0)
-        ranks = [cost.argsort().argsort().double() for cost in (imagined, true)]
-        found.append(float(torch.corrcoef(torch.stack(ranks))[0, 1]))
+        found.append(spearman(imagined.float().cpu(), true.cpu()))
     return np.array(found)
 
 
@@ -446,12 +439,6 @@ def time_plans(
     assert agent.last_plan is not None
 
     return percentiles(plan_ms), percentiles(encode_ms), agent.last_plan.model_calls
-
-
-def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """The median, what one in a hundred exceeds, and the largest."""
-    found = np.percentile(values, (50, 99, 100))
-    return {name: round(float(x), 3) for name, x in zip(("p50", "p99", "max"), found, strict=True)}
 
 
 # --------------------------------------------------------------------------------- the protocol
@@ -542,8 +529,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             "variation": list(variation),
             "budget_steps": config.budget_steps,
             "goal_offset": None if has_random_goals(envs[0]) else config.goal_offset,
-            "success_any": rate_of(ours.success_any),
-            "success_final": rate_of(ours.success_final),
+            "success_any": rate_interval(ours.success_any),
+            "success_final": rate_interval(ours.success_final),
             "per_seed": {
                 name: values.reshape(config.seeds, share).mean(1).tolist()
                 for name, values in (
@@ -587,14 +574,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         if config.alarm:
             surprised = np.array(watch.surprised)
             result["alarms"] = {
-                "per_step": rate_of(surprised.ravel()),
-                "per_episode": rate_of(np.any(surprised, 1)),
+                "per_step": rate_interval(surprised.ravel()),
+                "per_episode": rate_interval(np.any(surprised, 1)),
             }
         if rules:
             result["guardrails"] = {
                 **kept(rules, names, paths, ours),
-                "stop_rate": mean_of(np.mean(watch.stopped, 1)),
-                "intervention_rate": mean_of(np.mean(watch.intervened, 1)),
+                "stop_rate": mean_interval(np.mean(watch.stopped, 1)),
+                "intervention_rate": mean_interval(np.mean(watch.intervened, 1)),
                 "covered": covered(agent.rules, names, paths, watch, agent.frameskip),
             }
 
@@ -628,7 +615,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 "samples": config.ceiling_samples,
                 "iterations": config.ceiling_iterations,
                 "cost": config.ceiling_cost,
-                "rank_correlation": mean_of(
+                "rank_correlation": mean_interval(
                     rank_correlation(agent, envs[0], tasks[:few], config.seed, variation)
                 ),
             }
@@ -648,15 +635,15 @@ def kept(
     worst = depths.max(0)  # [n, steps]
     broken, safe = worst > 0, worst.max(1) <= 0
     return {
-        "violation_per_step": rate_of(broken.ravel()),
-        "violation_per_episode": rate_of(~safe),
+        "violation_per_step": rate_interval(broken.ravel()),
+        "violation_per_episode": rate_interval(~safe),
         "worst_depth": {
             rule.text: float(depth.max())
             for rule, depth in zip(rules, depths, strict=True)
             if rule.tier == 2
         },
-        "safe_success": rate_of(outcomes.success_any & safe),
-        "safe_success_final": rate_of(outcomes.success_final & safe),
+        "safe_success": rate_interval(outcomes.success_any & safe),
+        "safe_success_final": rate_interval(outcomes.success_final & safe),
     }
 
 
@@ -709,7 +696,9 @@ def covered(
         {
             "guardrail": rule.text,
             "margin": rule.margin,
-            **rate_of(episode_scores(rule, index, names, paths, watch, frameskip) <= rule.margin),
+            **rate_interval(
+                episode_scores(rule, index, names, paths, watch, frameskip) <= rule.margin
+            ),
         }
         for index, rule in enumerate(imagined)
         if rule.margin and rule.judgeable
@@ -725,123 +714,18 @@ def _note(result: dict[str, Any], who: str, outcomes: Outcomes) -> None:
     """Enter outcomes into the result: random and ceiling as success at any time, and `final`."""
     if who:
         result[who] = {
-            **rate_of(outcomes.success_any),
-            "final": rate_of(outcomes.success_final),
+            **rate_interval(outcomes.success_any),
+            "final": rate_interval(outcomes.success_final),
             "episodes": len(outcomes.success_any),
         }
     if outcomes.chamfer is not None:
         prefix = f"{who}_" if who else ""
         for when, values in zip(("start", "final"), outcomes.chamfer, strict=True):
-            result["env_metrics"][f"{prefix}chamfer_{when}"] = mean_of(values)
+            result["env_metrics"][f"{prefix}chamfer_{when}"] = mean_interval(values)
     if outcomes.block_any is not None and outcomes.block_final is not None:
         prefix = f"{who}_" if who else ""
-        result["env_metrics"][f"{prefix}block_success_any"] = rate_of(outcomes.block_any)
-        result["env_metrics"][f"{prefix}block_success_final"] = rate_of(outcomes.block_final)
-
-
-def table(result: dict[str, Any]) -> str:
-    """The result as a Markdown table."""
-
-    def row(name: str, episodes: int, *rates: dict[str, float]) -> str:
-        return f"| {name} | {episodes} | {' | '.join(map(in_percent, rates))} |"
-
-    settings = result["settings"]
-    n, offset = result["episodes"], result["goal_offset"]
-    rows = [
-        f"{result['env']}, checkpoint {result['checkpoint']}: {result['budget_steps']} steps"
-        + (f", goals {offset} steps ahead" if offset else ", random goals")
-        + (f", seed {result['seed']}" if result["seeds"] == 1 else f", {_seeds(result)}")
-        + (f", changed {' and '.join(result['variation'])}" if result["variation"] else ""),
-        "",
-        "| | episodes | success at any time | success at the end |",
-        "|---|---|---|---|",
-        row(
-            f"{result['planner']} {searched(settings)}",
-            n,
-            result["success_any"],
-            result["success_final"],
-        ),
-    ]
-    metrics = result["env_metrics"]
-    if "block_success_any" in metrics:
-        rows.append(
-            row("block only", n, metrics["block_success_any"], metrics["block_success_final"])
-        )
-    if floor := result["random"]:
-        rows.append(row("random actions", floor["episodes"], floor, floor["final"]))
-    if top := result["ceiling"]:
-        name = f"{top['planner']} {top['samples']} x {top['iterations']} on the true simulator"
-        name += ", the model's cost" if top["cost"] == "latents" else ""
-        rows.append(row(name, top["episodes"], top, top["final"]))
-        alike = "{mean:.2f} ({low:.2f} to {high:.2f})".format(**top["rank_correlation"])
-        rows += ["", f"Rank correlation of imagined and true costs of random plans: {alike}."]
-    if "chamfer_final" in metrics:
-        rows += ["", "| Chamfer distance, chip widths | start | end |", "|---|---|---|"]
-        names = {"": result["planner"], "random_": "random actions", "ceiling_": "true simulator"}
-        for prefix, name in names.items():
-            if f"{prefix}chamfer_final" in metrics:
-                cells = [
-                    "{mean:.2f} ({low:.2f} to {high:.2f})".format(
-                        **metrics[f"{prefix}chamfer_{at}"]
-                    )
-                    for at in ("start", "final")
-                ]
-                rows.append(f"| {name} | {' | '.join(cells)} |")
-    for who, kept_by in ((result["planner"], result), ("true simulator", result["ceiling"] or {})):
-        if rails := kept_by.get("guardrails"):
-            how = ", planned without them" if settings["unguarded"] else ""
-            depths = "; ".join(
-                f"{name} {depth:+.4f}" for name, depth in rails["worst_depth"].items()
-            )
-            rows += [
-                "",
-                f"| guardrails, {who}{how} | |",
-                "|---|---|",
-                f"| episodes in breach | {in_percent(rails['violation_per_episode'])} |",
-                f"| steps in breach | {in_percent(rails['violation_per_step'])} |",
-                f"| success without a breach | {in_percent(rails['safe_success'])} |",
-                f"| worst depth (below 0: kept) | {depths} |",
-            ]
-            if "stop_rate" in rails:
-                rows += [
-                    f"| steps without a plan | {in_percent(rails['stop_rate'])} |",
-                    f"| steps that are not as planned | {in_percent(rails['intervention_rate'])} |",
-                ]
-            rows += [
-                f"| episodes no deeper than imagined by more than {each['margin']:.4f} "
-                f"| {in_percent(each)} |"
-                for each in rails.get("covered", [])
-            ]
-    if alarms := result.get("alarms"):
-        rows += [
-            "",
-            f"Surprised (p < {settings['alarm']:g}) in {in_percent(alarms['per_step'])} of steps, "
-            f"{in_percent(alarms['per_episode'])} of episodes.",
-        ]
-    rows += [
-        "",
-        f"One plan: {result['plan_ms']['p50']:.0f} ms (p50), {result['plan_ms']['p99']:.0f} ms "
-        f"(p99), {result['model_calls_per_plan']} model steps, horizon {settings['horizon']}, "
-        f"{settings['threads']} threads.",
-    ]
-    if made := result.get("decisions"):
-        ms, calls = made["ms"], made["model_calls"]
-        rows.append(
-            f"All {made['count']} decisions, from what was seen to what was done: {ms['p50']:.1f} "
-            f"ms (p50), {ms['p99']:.1f} ms (p99), {ms['max']:.1f} ms at most; {calls['p50']:.0f} "
-            f"model steps (p50), {calls['max']:.0f} at most."
-        )
-    return "\n".join(rows)
-
-
-def _seeds(result: dict[str, Any]) -> str:
-    """The seeds and the rate of success at any time with each."""
-    first = result["seed"]
-    each = (
-        f"{seed}: {100 * rate:.1f} %"
-        for seed, rate in enumerate(result["per_seed"]["success_any"], first)
-    )
-    return f"{result['seeds']} seeds ({', '.join(each)})"
+        result["env_metrics"][f"{prefix}block_success_any"] = rate_interval(outcomes.block_any)
+        result["env_metrics"][f"{prefix}block_success_final"] = rate_interval(outcomes.block_final)
 
 
 @run_command

@@ -15,7 +15,6 @@ from worldmodel.errors import UserError
 from worldmodel.measure.tasks import Task
 
 Array = NDArray[Any]
-Z95 = 1.959964  # standard deviations on either side that hold 95 % of a normal distribution
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,43 +56,6 @@ def judge(env: gym.Env[Any, Any], paths: Sequence[Array], tasks: Sequence[Task])
         return Outcomes(np.any(both, 1), both[:, -1])
     block = solved(world.block_success)
     return Outcomes(np.any(both, 1), both[:, -1], np.any(block, 1), block[:, -1])
-
-
-def wilson(successes: int, episodes: int) -> dict[str, float]:
-    """A rate and its Wilson (1927) 95 % interval: sound near 0 and 1 and for few episodes."""
-    rate = successes / episodes
-    scale = 1 + Z95**2 / episodes
-    middle = (rate + Z95**2 / (2 * episodes)) / scale
-    half = Z95 / scale * np.sqrt(rate * (1 - rate) / episodes + Z95**2 / (4 * episodes**2))
-    low = 0.0 if successes == 0 else max(0.0, float(middle - half))
-    high = 1.0 if successes == episodes else min(1.0, float(middle + half))
-    return {"rate": rate, "low": low, "high": high}
-
-
-def mean_of(values: Array) -> dict[str, float]:
-    """A mean and its bootstrap 95 % interval (percentiles of 10,000 resamples)."""
-    rng = np.random.default_rng(0)
-    means = rng.choice(values, (10_000, len(values))).mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
-
-
-def rate_of(success: Array) -> dict[str, float]:
-    """`wilson` of bool ``[n]``."""
-    return wilson(int(success.sum()), len(success))
-
-
-def in_percent(found: dict[str, float]) -> str:
-    """A rate, or a mean of shares, with its interval."""
-    share = found["rate"] if "rate" in found else found["mean"]
-    return f"{100 * share:.1f} % ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
-
-
-def searched(settings: dict[str, Any]) -> str:
-    """How much a planner searched: ``128 x 12``, or ``128, 95 ms`` if time was what ended it."""
-    limit = settings.get("budget_ms")
-    ends = f" x {settings['iterations']}" if limit is None else f", {limit:g} ms"
-    return f"{settings['samples']}{ends}"
 
 
 def judged_distance(env: gym.Env[Any, Any], states: Array, goal: Array) -> Array:

@@ -21,7 +21,7 @@ from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
 from worldmodel.measure.evaluation import EvaluateConfig, evaluate
 from worldmodel.measure.film import ALARM, WARNING, as_png
-from worldmodel.measure.judging import in_percent
+from worldmodel.measure.statistics import in_percent
 from worldmodel.models.checkpoint import bundled_for
 
 COLOURS = (ALARM, WARNING, "#009E73", "#CC79A7")

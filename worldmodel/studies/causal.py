@@ -40,9 +40,9 @@ from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config, 
 from worldmodel.data.dataset import Dataset, open_dataset
 from worldmodel.errors import UserError
 from worldmodel.measure.film import as_png
-from worldmodel.measure.judging import in_percent, rate_of
 from worldmodel.measure.probing import Clips, draw_clips, imagine, place_of, targets_of, three_parts
 from worldmodel.measure.readout import linear_reading, r2
+from worldmodel.measure.statistics import in_percent, rate_interval
 from worldmodel.measure.tasks import make_env
 from worldmodel.models.checkpoint import load_checkpoint
 from worldmodel.models.world_model import WorldModel
@@ -269,10 +269,10 @@ def judged(shares: Tensor, truth: Tensor) -> dict[str, Any]:
         told = true.abs() >= TOLD
         count.append(int(told.sum()))
         same = share[told].sign() == true[told].sign()
-        agrees.append(rate_of(same.numpy()) if len(same) else None)
+        agrees.append(rate_interval(same.numpy()) if len(same) else None)
     return {
         "n": len(shares),
-        "right": [rate_of(share.numpy() > 0) for share in shares.T],
+        "right": [rate_interval(share.numpy() > 0) for share in shares.T],
         "median_share": shares.median(0).values.tolist(),
         "agrees": agrees,
         "agrees_n": count,

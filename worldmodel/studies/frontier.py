@@ -30,7 +30,8 @@ from worldmodel.control.guardrails import parse_rules, permitted
 from worldmodel.errors import UserError
 from worldmodel.measure.evaluation import Watch, kept, run_agent
 from worldmodel.measure.film import ALARM, WARNING, as_png
-from worldmodel.measure.judging import in_percent, judge, mean_of, rate_of
+from worldmodel.measure.judging import judge
+from worldmodel.measure.statistics import in_percent, mean_interval, rate_interval
 from worldmodel.measure.tasks import check_fits, make_env, sample_tasks
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
 
@@ -168,9 +169,9 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
             paths = run_agent(agent, envs, tasks, config.budget_steps, config.seed, watch=watch)
             outcomes = judge(envs[0], paths, tasks)
             points[name] = {
-                "success": rate_of(outcomes.success_any),
+                "success": rate_interval(outcomes.success_any),
                 **kept(rules, names, paths, outcomes),
-                "stop_rate": mean_of(np.mean(watch.stopped, 1)),
+                "stop_rate": mean_interval(np.mean(watch.stopped, 1)),
             }
     finally:
         for env in envs:

@@ -37,9 +37,10 @@ from worldmodel.cli import atomic_write_text, parse_config
 from worldmodel.cli import run as run_command
 from worldmodel.control.expectation import WATCHED
 from worldmodel.errors import UserError
+from worldmodel.measure.evaluation_table import search_label
 from worldmodel.measure.film import ALARM as BLUE
 from worldmodel.measure.film import WARNING as VERMILION
-from worldmodel.measure.judging import in_percent, searched
+from worldmodel.measure.statistics import in_percent
 from worldmodel.measure.tasks import same_env
 from worldmodel.models.checkpoint import (
     BUNDLED_FOLDER,
@@ -272,7 +273,7 @@ def parties(result: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     """Who worked on the tasks, under the prefix of their metrics: label, episodes, success at any
     time and at the end."""
     settings = result["settings"]
-    label = f"{result['planner']} {searched(settings)}"
+    label = f"{result['planner']} {search_label(settings)}"
     who = {"": (label, result["episodes"], result["success_any"], result["success_final"])}
     if floor := result["random"]:
         who["random_"] = ("random actions", floor["episodes"], floor, floor["final"])

@@ -38,7 +38,7 @@ from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
 from worldmodel.control.expectation import WATCHED, Expectation
 from worldmodel.errors import UserError
-from worldmodel.measure.judging import in_percent, rate_of
+from worldmodel.measure.statistics import in_percent, rate_interval
 from worldmodel.measure.tasks import HELD_OUT, check_fits, make_env
 from worldmodel.models.checkpoint import CheckpointInfo, bundled_for, load_checkpoint, record
 
@@ -231,8 +231,8 @@ def surprise(config: SurpriseConfig) -> dict[str, Any]:
             "episodes": config.episodes,
             "seed": config.seed,
             "false_alarms": {
-                "per_step": rate_of(alarms.ravel()),
-                "per_episode": rate_of(np.any(alarms, 1)),
+                "per_step": rate_interval(alarms.ravel()),
+                "per_episode": rate_interval(np.any(alarms, 1)),
             },
             "events": {},
         }
@@ -292,7 +292,7 @@ def _report(
     return {
         "episodes": len(after),
         "auroc": float(((one > other) + 0.5 * (one == other)).mean()),
-        "noticed": rate_of(noticed),
+        "noticed": rate_interval(noticed),
         "delay": float(np.median(delays)) if len(delays) else None,
     }
 
