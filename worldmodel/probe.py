@@ -3,10 +3,43 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from worldmodel.measure.probing import main
+from worldmodel.cli import (
+    atomic_write_bytes,
+    atomic_write_json,
+    parse_config,
+    run,
+    writable_folder,
+)
+from worldmodel.data.dataset import open_dataset
+from worldmodel.measure.linear_probe import save_probe
+from worldmodel.measure.probe_tables import draw, table
+from worldmodel.measure.probe_targets import listed
+from worldmodel.measure.probing import ProbeConfig, probe
 
-__all__ = ["main"]
+
+@run
+def main(argv: list[str] | None = None) -> None:
+    """Probe, print tables, store probes, write files."""
+    description = "Measure how much of the state frozen tokens and latents hold."
+    config = parse_config(ProbeConfig, argv, "worldmodel.probe", description)
+    if config.plots:
+        writable_folder(Path(config.plots))
+    result = probe(config)
+    print(table(result))
+    for name in listed(config.checkpoints) if config.save else ():
+        dataset = open_dataset(config.data)
+        print("\n" + save_probe(name, dataset, config.targets, config.held_out, config.seed))
+    if config.out:
+        atomic_write_json(config.out, result)
+    plotted = {(row["source"], row["kind"]) for row in result["results"]} if config.plots else ()
+    for source, kind in sorted(plotted):
+        if kind in ("imagined", "layer"):
+            path = Path(config.plots) / f"{Path(source).name}-{kind}.png"
+            atomic_write_bytes(path, draw(result, source, kind))
+            print(f"wrote {path}")
+
 
 if __name__ == "__main__":
     sys.exit(main())

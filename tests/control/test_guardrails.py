@@ -36,16 +36,17 @@ from planners.guardrails import (
     unlike,
 )
 from worldmodel.agent import Agent, AgentConfig
-from worldmodel.control.familiarity import Familiar, FamiliarConfig, familiar
+from worldmodel.control.familiarity import Familiar
 from worldmodel.control.guardrails import Senses, action_limits, guardrails, parse_rules, permitted
 from worldmodel.data.collection import CollectConfig, collect
 from worldmodel.data.dataset import open_dataset
 from worldmodel.errors import UserError
 from worldmodel.measure import calibration as calibrate
 from worldmodel.measure import evaluation as evaluate
-from worldmodel.measure import probing as probe
 from worldmodel.measure.calibration import CalibrateConfig, conformal_margin
 from worldmodel.measure.evaluation import EvaluateConfig
+from worldmodel.measure.familiar_frames import FamiliarConfig, store_familiar
+from worldmodel.measure.linear_probe import save_probe
 from worldmodel.measure.tasks import Task, load_image, make_env, sample_tasks
 from worldmodel.models.checkpoint import find_checkpoint, load_checkpoint
 from worldmodel.studies import frontier as frontier
@@ -580,7 +581,7 @@ def test_a_cell_that_the_data_never_entered_is_not_entered(tmp_path: Path) -> No
     env.close()
     assert deepest[0] > 0.1 and deepest[1] < 0.03
     with pytest.raises(UserError, match=f"{data} is of worldmodel/Maze-v0"):
-        familiar(FamiliarConfig(data=str(data), checkpoint="pusht"))
+        store_familiar(FamiliarConfig(data=str(data), checkpoint="pusht"))
 
 
 @pytest.mark.slow
@@ -589,7 +590,7 @@ def test_a_probe_is_learnt_and_kept(tmp_path: Path) -> None:
     data, folder = tmp_path / "data", tmp_path / "pusht"
     collect(CollectConfig(env="worldmodel/PushT-v0", episodes=24, steps=60, out=data, workers=1))
     shutil.copytree(find_checkpoint("pusht"), folder)
-    said = probe.save_probe(str(folder), open_dataset(data), "", 0.2, 0)
+    said = save_probe(str(folder), open_dataset(data), "", 0.2, 0)
     info = load_checkpoint(folder)[2]
     assert info.probe["names"][2:4] == ["block_x", "block_y"] and "| block_x | 0.0" in said
     for name in ("block_x", "block_y"):
@@ -605,7 +606,7 @@ def test_a_probe_is_learnt_and_kept(tmp_path: Path) -> None:
     short = tmp_path / "short"
     collect(CollectConfig(env="worldmodel/PushT-v0", episodes=24, steps=9, out=short, workers=1))
     with pytest.raises(UserError, match="no episode of .* has 35 actions: record longer ones"):
-        probe.save_probe(str(folder), open_dataset(short), "", 0.2, 0)
+        save_probe(str(folder), open_dataset(short), "", 0.2, 0)
 
 
 def test_regions_are_drawn_where_the_robot_is_seen() -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from worldmodel import probe as probe_module
 from worldmodel.encoders import augmentation as augment_module
 from worldmodel.encoders.augmentation import Augment, AugmentConfig, dead_leaves
 from worldmodel.encoders.encoder import Encoder, ViT, ViTConfig, load_encoder, patchify
@@ -25,7 +26,6 @@ from worldmodel.encoders.pretraining import (
     vicreg,
 )
 from worldmodel.errors import UserError
-from worldmodel.measure import probing as probe_module
 from worldmodel.measure import readout as readout
 
 SMALL = ViTConfig(image_size=28, patch_size=14, dim=32, depth=1, heads=2)

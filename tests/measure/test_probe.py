@@ -14,9 +14,12 @@ import torch
 from make import Make
 from torch import Tensor, nn
 
+from worldmodel import probe as probe_verb
 from worldmodel.data import collection as collect
 from worldmodel.measure import probing as probe
+from worldmodel.measure.probe_targets import mean_errors, position_columns
 from worldmodel.measure.readout import Parts, linear_reading, narrow, r2, read
+from worldmodel.models.latents import LatentClips, imagine
 from worldmodel.models.world_model import DataSpec, ModelConfig, WorldModel
 from worldmodel.studies import causal as causal
 
@@ -40,23 +43,23 @@ def parts(values: Tensor) -> Parts:
     return Parts(*values.split([len(values) * 6 // 10, len(values) // 10, len(values) * 3 // 10]))
 
 
-def notes(kinds: str) -> probe._Notes:
+def log_of(kinds: str) -> probe.ProbeLog:
     encoder: Any = SimpleNamespace(hash="")
-    return probe._Notes([], "toy", encoder, NAMES, probe.ProbeConfig(kinds=kinds))
+    return probe.ProbeLog([], "toy", encoder, NAMES, probe.ProbeConfig(kinds=kinds))
 
 
 # --------------------------------------------------------------------------------------- reading
 def test_probes_read_what_is_there_and_nothing_off_shuffled_labels() -> None:
     y = truths(1500)
-    note = notes("shuffled")
-    note("latents", None, "toy", narrow(parts(latents(y)), 100, 0), parts(y))
-    score = {(row["kind"], row["probe"]): row["r2"] for row in note.rows}
+    log = log_of("shuffled")
+    log.probe("latents", None, "toy", narrow(parts(latents(y)), 100, 0), parts(y))
+    score = {(row["kind"], row["probe"]): row["r2"] for row in log.rows}
     assert min(score["latents", "ridge"][name] for name in ("x", "y")) > 0.99
     assert min(score["latents", "MLP"].values()) > 0.97
     assert score["latents", "ridge"]["squared"] < 0.05  # it is there, but not linearly
     for kind in ("ridge", "MLP"):
         assert max(map(abs, score["shuffled", kind].values())) < 0.1
-    assert [row["of"] for row in note.rows if row["kind"] == "shuffled"] == ["latents"] * 2
+    assert [row["of"] for row in log.rows if row["kind"] == "shuffled"] == ["latents"] * 2
 
 
 def test_features_with_many_numbers_become_principal_components() -> None:
@@ -78,30 +81,30 @@ def test_each_quarter_is_tested_by_probes_that_never_saw_it() -> None:
     y = truths(600)
     told = y[:, :2].clone()
     told[(y[:, :2] < 0).all(1)] *= -1
-    note = notes("regions")
-    probe._regions(note, parts(told), parts(y))
-    score = {row["at"]: row["r2"] for row in note.rows if row["probe"] == "MLP"}
+    log = log_of("regions")
+    probe.probe_regions(log, parts(told), parts(y))
+    score = {row["at"]: row["r2"] for row in log.rows if row["probe"] == "MLP"}
     assert len(score) == 4 and score["low x, low y"]["x"] < 0
-    assert len(note.rows) == 8 and {row["kind"] for row in note.rows} == {"region"}
+    assert len(log.rows) == 8 and {row["kind"] for row in log.rows} == {"region"}
 
-    note = notes("regions")
-    probe._regions(note, parts(y[:, :2]), parts(y))
-    ridge = [row["r2"] for row in note.rows if row["probe"] == "ridge"]
+    log = log_of("regions")
+    probe.probe_regions(log, parts(y[:, :2]), parts(y))
+    ridge = [row["r2"] for row in log.rows if row["probe"] == "ridge"]
     assert min(min(score["x"], score["y"]) for score in ridge) > 0.99
 
 
 def test_errors_of_angles_go_the_short_way_round() -> None:
     angles = torch.tensor([[3.1], [-3.1]])
     columns = torch.cat([torch.ones(2, 1), angles.sin(), angles.cos()], 1)
-    errors = probe.mean_errors(["x", "sin yaw", "cos yaw"], columns[:1] * 2, columns[1:])
+    errors = mean_errors(["x", "sin yaw", "cos yaw"], columns[:1] * 2, columns[1:])
     assert list(errors) == ["x", "yaw"]
     assert errors["yaw"] == pytest.approx(2 * math.pi - 6.2, abs=1e-5)
 
 
 def test_the_last_place_is_what_is_moved() -> None:
-    assert probe.place_of(["pusher_x", "pusher_y", "block_x", "block_y", "sin angle"]) == (2, 3)
-    assert probe.place_of(["x", "y", "vx", "vy"]) == (0, 1)
-    assert probe.place_of(["chips", "x"]) is None
+    assert position_columns(["pusher_x", "pusher_y", "block_x", "block_y", "sin angle"]) == (2, 3)
+    assert position_columns(["x", "y", "vx", "vy"]) == (0, 1)
+    assert position_columns(["chips", "x"]) is None
 
 
 # ------------------------------------------------------------------------------ the toy predictor
@@ -113,10 +116,10 @@ def toy(**config: Any) -> WorldModel:
     return WorldModel(ModelConfig(**{**sizes, "context": 2, "frameskip": 2, **config}), spec)
 
 
-def clips_of(z: Tensor, steps: int = 3) -> probe.Clips:
+def clips_of(z: Tensor, steps: int = 3) -> LatentClips:
     """Clips of toy latents [n, C] in which nothing moves."""
     n = len(z)
-    return probe.Clips(
+    return LatentClips(
         z[:, None, None].repeat(1, 2, 1, 1),
         torch.zeros(n, 2, 2),
         torch.zeros(n, 1, 2),
@@ -138,7 +141,7 @@ def test_activations_are_those_that_predict(predictor: str) -> None:
     hidden = layers[-1].float().unflatten(1, shape)
     with torch.no_grad():
         change = model.predictor.next_z(model.predictor.norm(hidden)).flatten(1)
-    imagined = probe.imagine(model, clips)
+    imagined = imagine(model, clips)
     assert torch.allclose(imagined[:, 1] - imagined[:, 0], change, atol=0.05)
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -228,8 +231,8 @@ def test_the_simulator_moves_what_nobody_touches_by_the_whole_shift(make: Make) 
 @pytest.mark.parametrize(
     ("main", "arguments", "said"),
     [
-        (probe.main, ["--kinds", "layer"], "layer"),
-        (probe.main, ["--clips", "3"], "clips 3"),
+        (probe_verb.main, ["--kinds", "layer"], "layer"),
+        (probe_verb.main, ["--clips", "3"], "clips 3"),
         (causal.main, ["--shift", "0"], "shift is 0"),
         (causal.main, ["--cases", "0"], "cases 0"),
     ],
@@ -249,7 +252,7 @@ def test_probe_and_edit_pusht(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     out = tmp_path / "probe.json"
     asked = ["--data", data, "--encoders", "", "--checkpoints", "pusht", "--held_out", "0.3"]
     asked += ["--frames", "300", "--clips", "200", "--kinds", "all", "--out", str(out)]
-    assert probe.main([*asked, "--plots", str(tmp_path / "plots")]) == 0
+    assert probe_verb.main([*asked, "--plots", str(tmp_path / "plots")]) == 0
     rows = json.loads(out.read_text())["results"]
     kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in probe.KINDS}
     assert [(row["at"], row["probe"]) for row in kinds["latents"]] == [

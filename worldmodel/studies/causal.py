@@ -40,11 +40,13 @@ from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config, 
 from worldmodel.data.dataset import Dataset, open_dataset
 from worldmodel.errors import UserError
 from worldmodel.measure.film import as_png
-from worldmodel.measure.probing import Clips, draw_clips, imagine, place_of, targets_of, three_parts
+from worldmodel.measure.probe_targets import position_columns, targets_of
+from worldmodel.measure.probing import three_parts
 from worldmodel.measure.readout import linear_reading, r2
 from worldmodel.measure.statistics import in_percent, rate_interval
 from worldmodel.measure.tasks import make_env
 from worldmodel.models.checkpoint import load_checkpoint
+from worldmodel.models.latents import LatentClips, draw_latent_clips, imagine
 from worldmodel.models.world_model import WorldModel
 
 LARGEST = 4096  # numbers in the latents of a frame, for which a linear probe is solved
@@ -136,7 +138,7 @@ class Editor:
 
 def moved(
     model: WorldModel,
-    clips: Clips,
+    clips: LatentClips,
     edit: Tensor,
     slopes: Tensor,
     measured: Tensor | None = None,
@@ -174,7 +176,7 @@ def causal(config: CausalConfig) -> dict[str, Any]:
     """
     dataset = open_dataset(config.data)
     names, values = targets_of(dataset, config.targets)
-    place = place_of(names)
+    place = position_columns(names)
     if place is None:
         raise UserError(f"no target is a place, x and y, that could move: {', '.join(names)}.")
     model, encoder, info = load_checkpoint(config.checkpoint)
@@ -188,7 +190,7 @@ def causal(config: CausalConfig) -> dict[str, Any]:
     episodes = three_parts(dataset, config.held_out, rng)
     counts = (config.clips, max(100, config.clips // 8), config.cases)
     parts = [
-        draw_clips(model, encoder, dataset, some, count, info.horizon, rng)
+        draw_latent_clips(model, encoder, dataset, some, count, info.horizon, rng)
         for some, count in zip(episodes, counts, strict=True)
     ]
     y = [torch.from_numpy(values[part.frames]).float() for part in parts]  # [n, 1 + T, K]
@@ -221,7 +223,7 @@ def causal(config: CausalConfig) -> dict[str, Any]:
         known = (editor.nearest(then, 1)[0][:, 0] < config.shift / 4).nonzero()[:, 0]
         if not len(known):
             continue
-        clips = parts[2].chosen(known)
+        clips = parts[2].select(known)
         slopes = torch.stack([w[:-1, column] for w in weights[1:]])
         shifts = {"simulator": simulated(env.unwrapped, dataset, clips.frames, name, shift)}
         for kind, make in (("reading", editor.reading), ("means", editor.means)):

@@ -35,9 +35,9 @@ from worldmodel.cli import (
 )
 from worldmodel.data.dataset import open_dataset, split
 from worldmodel.errors import UserError
-from worldmodel.measure.probing import draw_clips, frames_of, imagine, latents_of
 from worldmodel.models.checkpoint import load_checkpoint
 from worldmodel.models.decoder import Decoder, latents_hash, save_decoder
+from worldmodel.models.latents import draw_latent_clips, frames_of, imagine, latents_of
 
 Array = NDArray[Any]
 CONSTANTS = (0.01**2, 0.03**2)  # of SSIM
@@ -171,7 +171,7 @@ def train_decoder(config: TrainDecoderConfig) -> dict[str, Any]:
         pixels.append(data.pixels(frames))
         z.append(latents_of(model, encoder, data, frames))
         count = math.ceil(config.clips / len(datasets))
-        clips = draw_clips(model, encoder, data, held_out, count, horizon, rng)
+        clips = draw_latent_clips(model, encoder, data, held_out, count, horizon, rng)
         found.append(imagine(model, clips))
         truth.append(np.stack([data.pixels(moments) for moments in clips.frames.T], 1))
 

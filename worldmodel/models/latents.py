@@ -1,0 +1,121 @@
+"""Latents of recorded frames, and the futures that a model imagines from them.
+
+Decoders, probes and familiarity all learn from these.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodel.cli import Progress, progress
+from worldmodel.data.dataset import Dataset
+from worldmodel.encoders.encoder import Encoder
+from worldmodel.errors import UserError
+from worldmodel.models.world_model import WorldModel
+
+BATCH = 512  # frames or clips in one forward pass
+
+
+def frames_of(dataset: Dataset, episodes: np.ndarray) -> np.ndarray:
+    """Indices of all frames of these episodes, int64 ``[n]``."""
+    spans = [dataset.frames(int(e)) for e in episodes]
+    return np.concatenate([np.arange(s.start, s.stop) for s in spans])
+
+
+def encode_frames(encoder: Encoder, dataset: Dataset, frames: np.ndarray) -> Tensor:
+    """Patch tokens of the given frames, float16 ``[n, N, C]`` on the CPU."""
+    out = torch.empty(len(frames), encoder.num_tokens, encoder.dim, dtype=torch.float16)
+    bar: Progress[None]
+    with progress(total=len(frames), description=encoder.name, unit="frame") as bar:
+        for i in range(0, len(frames), BATCH):
+            tokens = encoder.encode(dataset.pixels(frames[i : i + BATCH]))
+            out[i : i + BATCH] = tokens.cpu()
+            bar.update(len(tokens))
+    return out
+
+
+@torch.no_grad()
+def latents_of(model: WorldModel, encoder: Encoder, dataset: Dataset, frames: np.ndarray) -> Tensor:
+    """Latents of the given frames, float32 ``[n, P, D]`` on the CPU."""
+    device = model.action_low.device
+    tokens = encode_frames(encoder, dataset, frames)
+    parts = [model.project(part.to(device).float()).cpu() for part in tokens.split(BATCH)]
+    return torch.cat(parts)
+
+
+class LatentClips(NamedTuple):
+    """Arguments of `WorldModel.rollout` from recorded episodes, with the recorded actions.
+
+    Attributes:
+        z: latents of the context frames, ``[n, K, P, D]``.
+        proprio: proprioception at these frames, ``[n, K, Dp]``.
+        past: actions between them, ``[n, K-1, F*A]``.
+        actions: actions from the last context frame on, ``[n, T, F*A]``.
+        frames: indices in the dataset of the last context frame and of the T frames after it,
+            int64 ``[n, 1 + T]``.
+    """
+
+    z: Tensor
+    proprio: Tensor
+    past: Tensor
+    actions: Tensor
+    frames: np.ndarray
+
+    def select(self, index: Tensor) -> LatentClips:
+        """The clips with these numbers, int64 ``[m]``."""
+        tensors = (part[index] for part in self[:4])
+        return LatentClips(*tensors, self.frames[index.numpy()])  # type: ignore[misc]
+
+
+def draw_latent_clips(
+    model: WorldModel,
+    encoder: Encoder,
+    dataset: Dataset,
+    episodes: np.ndarray,
+    count: int,
+    horizon: int,
+    rng: np.random.Generator,
+) -> LatentClips:
+    """Up to `count` different clips of these episodes, `horizon` model steps long.
+
+    Raises:
+        UserError: the episodes are too short.
+    """
+    skip, context = model.config.frameskip, model.config.context
+    starts = [
+        np.arange(f.start + skip * (context - 1), f.stop - skip * horizon)
+        for f in map(dataset.frames, episodes.tolist())
+    ]
+    possible = np.concatenate(starts)
+    if not len(possible):
+        needed = skip * (context - 1 + horizon)
+        raise UserError(f"no episode of {dataset.path} has {needed} actions: record longer ones")
+    now = np.sort(rng.choice(possible, min(count, len(possible)), replace=False))
+    context_frames = now[:, None] + skip * np.arange(1 - context, 1)  # [n, K]
+    encoded = np.unique(context_frames)
+    z = latents_of(model, encoder, dataset, encoded)
+    steps = now[:, None] + np.arange(skip * (1 - context), skip * horizon)
+    actions = torch.from_numpy(dataset.actions[steps]).unflatten(1, (-1, skip)).flatten(2)
+    past, future = actions.split([context - 1, horizon], 1)
+    return LatentClips(
+        z[torch.from_numpy(np.searchsorted(encoded, context_frames))],
+        torch.from_numpy(dataset.proprio[context_frames]).float(),
+        past,
+        future,
+        now[:, None] + skip * np.arange(horizon + 1),
+    )
+
+
+@torch.no_grad()
+def imagine(model: WorldModel, clips: LatentClips) -> Tensor:
+    """Latents of the last context frame and of the T imagined frames after it,
+    ``[n, 1 + T, P * D]`` on the CPU."""
+    device = model.action_low.device
+    arguments = (clips.z, clips.proprio, clips.past, clips.actions.unsqueeze(1))
+    batches = zip(*(part.split(BATCH) for part in arguments), strict=True)
+    future = [model.rollout(*(part.to(device) for part in b)).z[:, 0].cpu() for b in batches]
+    return torch.cat([clips.z[:, -1:], torch.cat(future)], 1).flatten(2)
