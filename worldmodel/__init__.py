@@ -22,19 +22,29 @@ if TYPE_CHECKING:
 __all__ = ["UserError", "load"]
 
 
-def load(name_or_path: str | Path, planner: str | Planner = "cem", **config: Any) -> Agent:
+def load(
+    name_or_path: str | Path,
+    planner: str | Planner = "cem",
+    device: str = "auto",
+    **settings: Any,
+) -> Agent:
     """An agent from a bundled checkpoint's name (``"pusht"``) or a checkpoint's folder.
 
     Args:
         name_or_path: what to load.
         planner: ``"cem"``, ``"mppi"``, ``"cmaes"``, ``"gradient"``, or a planner with its options.
-        config: fields of `worldmodel.agent.AgentConfig`, such as ``samples=100``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        settings: fields of `worldmodel.control.config.AgentConfig`, such as ``samples=100``.
 
     Raises:
-        UserError: no such checkpoint or a damaged one, an unknown planner or field.
+        UserError: no such checkpoint or a damaged one; no such device; an unknown planner or
+            setting.
     """
-    from worldmodel.agent import Agent, make_config, make_planner
+    from worldmodel.agent import Agent
+    from worldmodel.cli.device import pick_device
+    from worldmodel.control.config import make_config, make_planner
     from worldmodel.models.checkpoint import load_checkpoint
 
-    chosen, settings = make_planner(planner), make_config(**config)
-    return Agent(*load_checkpoint(name_or_path), planner=chosen, config=settings)
+    chosen, config, target = make_planner(planner), make_config(**settings), pick_device(device)
+    model, encoder, info = load_checkpoint(name_or_path)
+    return Agent(model.to(target), encoder.to(target), info, chosen, config)

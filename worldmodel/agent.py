@@ -18,15 +18,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import difflib
 import enum
 import hashlib
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,6 +33,8 @@ from torch import Tensor, nn
 
 import planners
 from planners import Budget, Plan, Planner, Problem, Trajectory, merge, verify
+from worldmodel.cli.device import has_bfloat16
+from worldmodel.control.config import AgentConfig, PlannerConfig, make_config, make_planner
 from worldmodel.control.expectation import WATCHED, Expectation, unexpected
 from worldmodel.control.familiarity import Familiar
 from worldmodel.control.guardrails import Rule, Senses, action_limits, guardrails, parse_rules
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from worldmodel.encoders.encoder import Encoder
 
 Array = NDArray[Any]
-
+__all__ = ["Agent", "AgentConfig", "PlannerConfig", "Stop", "make_config", "make_planner"]
 
 UNLIMITED = 1_000_000  # iterations: time or convergence ends a search
 
@@ -61,88 +61,6 @@ class Stop(str, enum.Enum):
     LATE = "no plan: it came after the deadline"
     STALE = "a stale frame: the camera shows the same image, but the robot has moved"
     SURPRISED = "a surprise: for more than two model steps, nothing has been as expected"
-
-
-@dataclass(frozen=True)
-class AgentConfig:
-    """How to plan.
-
-    Attributes:
-        horizon: model steps imagined, T; None takes the checkpoint's.
-        execute: environment steps carried out before planning again, at most as many as are
-            planned. None takes one model step.
-        samples: candidates per iteration; None takes the checkpoint's, or with the gradient planner
-            its own.
-        iterations: likewise.
-        budget_ms: milliseconds in which the agent is to act, from what it sees to what it does, or
-            None. A planner that samples then goes on until the time is up or it converges, unless
-            `iterations` are given; a few samples and the last check are always made.
-        patience: iterations without progress after which a search has converged; None is 5 with
-            `budget_ms`, and never otherwise.
-        max_memory_mb: megabytes that imagining may take: candidates are imagined in chunks of about
-            that. What fits into a processor's cache is imagined fastest.
-        deadline_ms: milliseconds after which a plan is too late to be carried out, or None.
-        alarm: p-value below which what is seen is a surprise: see `worldmodel.surprise`. Then the
-            agent plans anew at once, and stands still if the surprise lasts for longer than two
-            model steps. 0 is never.
-        guardrails: what no plan may break, as `worldmodel.guardrails` reads it.
-        proprio_weight: of the squared distance in proprio (in standard deviations of the data, each
-            number weighted by how well it can be read off the goal image) against the squared
-            distance in latents, once the goal is near.
-        near: squared distance in latents, now, at which half of `proprio_weight` counts: before
-            that the robot is needed for moving things, not for standing where it shall.
-        time_weight: what a model step costs that passes before arriving, in units of `near`.
-        stay_weight: of the distance at the horizon against that on arrival: what is pushed to the
-            goal must not roll on.
-        objective: "arrival", which the three numbers above belong to, or "last": the distance at
-            the horizon alone, with the whole `proprio_weight` from the beginning, as in DINO-WM.
-        action_repeat: primitive actions that share one planned value; divides the frameskip. None
-            takes the whole frameskip: a search in few dimensions, along smooth motions, which
-            needs few samples.
-        seed: of the planner's random numbers.
-        bfloat16: imagine in bfloat16; False where it is slow or not trusted.
-    """
-
-    horizon: int | None = None
-    execute: int | None = None
-    samples: int | None = None
-    iterations: int | None = None
-    budget_ms: float | None = None
-    patience: int | None = None
-    max_memory_mb: float = 64.0
-    deadline_ms: float | None = None
-    alarm: float = 0.0
-    guardrails: tuple[str, ...] = ()
-    proprio_weight: float = 0.6
-    near: float = 0.1
-    time_weight: float = 0.1
-    stay_weight: float = 0.2
-    objective: Literal["arrival", "last"] = "arrival"
-    action_repeat: int | None = None
-    seed: int = 0
-    bfloat16: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("horizon", "execute", "samples", "iterations", "patience", "action_repeat"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise UserError(f"{name} is {value!r}: it must be a whole number of at least 1")
-        for name in ("near", "max_memory_mb"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"{name} is {getattr(self, name)!r}: it must be a number above 0")
-        if not 0 <= self.alarm < 1:
-            raise UserError(f"alarm is {self.alarm!r}: a p-value is at least 0 and below 1")
-        for name in (
-            "budget_ms",
-            "deadline_ms",
-            "proprio_weight",
-            "time_weight",
-            "stay_weight",
-            "seed",
-        ):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise UserError(f"{name} is {value!r}: it must be at least 0")
 
 
 class Agent:
@@ -188,12 +106,15 @@ class Agent:
             self.config.patience or (5 if timed else None),
         )
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        if self.config.bfloat16:
+        self.device = self.model.action_low.device
+        self.bfloat16 = self.config.bfloat16
+        if self.bfloat16 is None:
+            self.bfloat16 = has_bfloat16(self.device)
+        if self.bfloat16:
             # Autocast would cast frozen weights anew on every call; cast them once.
             for layer in self.model.modules():
                 if isinstance(layer, nn.Linear | nn.Conv2d):
                     layer.bfloat16()
-        self.device = self.model.action_low.device
         self.frameskip = self.model.config.frameskip
         self.execute = self.config.execute or self.frameskip
         if self.execute > self.horizon * self.frameskip:
@@ -201,6 +122,7 @@ class Agent:
                 f"execute is {self.execute}, but only {self.horizon} model steps of "
                 f"{self.frameskip} actions are planned: execute at most all of them"
             )
+        self.objective = self.config.objective.make(getattr(info, "near", 0.1))
         self.expectation: Expectation | None = None
         if self.config.alarm:
             self.expectation = Expectation.of(info)
@@ -241,10 +163,8 @@ class Agent:
         """A hash of all that the margin of a guardrail depends on: encoder, predictor, planner and
         its settings, how plans are carried out, and the guardrail itself."""
         digest = hashlib.sha256()
-        config = dataclasses.asdict(self.config)
-        weights = {name: config[name] for name in config if name.endswith(("_weight", "near"))}
-        seen = (self.info.encoder_hash, self.info.probe.get("weights"), self.config.bfloat16)
-        planned = (self.planner, self.budget, self.config.objective, weights)
+        seen = (self.info.encoder_hash, self.info.probe.get("weights"), self.bfloat16)
+        planned = (self.planner, self.budget, self.objective)
         carried_out = (self.horizon, self.execute, self.repeat)
         digest.update(repr((seen, planned, carried_out, rule.bare)).encode())
         for name, tensor in sorted(self.model.state_dict().items()):
@@ -389,12 +309,13 @@ class Agent:
         goal_z = self._goal.z[:, None, None]  # [E, 1, 1, P, D]
         goal_proprio = self._goal.proprio[:, None, None]
         z, proprio, past = self._context()
-        ends = None if self._deadline is None else self._deadline - self._steps
-        near = self.config.near / (self.config.near + self.distance[:, None, None, None])
-        near = near if self.config.objective == "arrival" else torch.ones_like(near)
+        ends = None
+        if self._deadline is not None:
+            ends = math.ceil((self._deadline - self._steps) / self.frameskip)
         # An image that shows less than half of a number shows too little of it to aim at.
         readable = (2 * torch.tensor(self.info.readable) - 1).clamp(min=0)
-        readable = (self.config.proprio_weight * near * readable).to(self.device)  # [E, 1, 1, Dp]
+        weight = self.objective.proprio_weight(self.distance)[:, None, None, None]
+        readable = (weight * readable).to(self.device)  # [E, 1, 1, Dp]
 
         def rollout(actions: Tensor) -> Trajectory:
             with self._precision():
@@ -405,7 +326,7 @@ class Agent:
             apart = self.model.distance(trajectory.z, goal_z)  # [E, S, T]
             deviation = (trajectory.proprio - goal_proprio) / self.model.proprio_std
             apart = apart + (readable * deviation.square()).sum(-1)
-            return self.arrival_cost(apart, self.config.near, ends)
+            return self.objective.cost(apart, ends)
 
         return Problem(
             rollout=rollout,
@@ -427,23 +348,6 @@ class Agent:
         # A block holds some eight times its width at once, in 4 bytes each, and twice that is safe.
         candidate = 64 * c.tokens * c.width + 16 * self.horizon * c.tokens * c.dim
         return max(1, int(1e6 * self.config.max_memory_mb / (candidate * episodes)))
-
-    def arrival_cost(self, apart: Tensor, near: float, ends: int | None = None) -> Tensor:
-        """What plans cost ``[...]`` whose squared distances to the goal are `apart` ``[..., T]``:
-        the distance on arrival, what the time until then costs (it arrives where the two are least
-        together), and some of the distance at the end.
-
-        Args:
-            apart: in latents, or whatever else.
-            near: how much of it is near.
-            ends: steps until the episode ends; what would come after that does not count.
-        """
-        if ends is not None:
-            apart = apart[..., : max(1, math.ceil(ends / self.frameskip))]
-        if self.config.objective == "last":
-            return apart[..., -1]
-        late = self.config.time_weight * near * torch.arange(apart.shape[-1], device=apart.device)
-        return (apart + late).amin(-1) + self.config.stay_weight * apart[..., -1]
 
     def read_proprio(self, pixels: Array) -> Array:
         """Proprio ``[Dp]`` as the model reads it off one image, uint8 ``[H, W, 3]``."""
@@ -472,7 +376,7 @@ class Agent:
 
     # ---------------------------------------------------------------------------------- inside
     def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bool(self.bfloat16))
 
     @torch.no_grad()
     def _encode(self, pixels: Array) -> Tensor:
@@ -597,35 +501,6 @@ class Agent:
         if not np.isfinite(proprio).all():
             raise UserError(f"proprio is {proprio.tolist()}: all of it must be finite numbers")
         return pixels, torch.from_numpy(proprio).to(self.device)
-
-
-def make_planner(planner: str | Planner, **options: Any) -> Planner:
-    """The planner of that name with these options, or the planner itself.
-
-    Raises:
-        UserError: no planner has that name, or that option.
-    """
-    if not isinstance(planner, str):
-        return planner
-    try:
-        return planners.make(planner, **options)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
-def make_config(**values: Any) -> AgentConfig:
-    """An AgentConfig from keywords.
-
-    Raises:
-        UserError: an unknown field, naming the nearest, or a bad value.
-    """
-    known = [field.name for field in dataclasses.fields(AgentConfig)]
-    for name in values:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, 1, 0.4)
-            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-            raise UserError(f"the agent has no setting {name!r}: {hint}it has {', '.join(known)}")
-    return AgentConfig(**values)
 
 
 def _checked_pixels(pixels: Array, what: str) -> Array:

@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 from processes import started
@@ -78,6 +78,61 @@ def test_flags_fill_nested_and_free_form_fields() -> None:
         "a", Path("x/y"), env_kwargs={"layout": "U", "n": 3}, betas=(0.1, 0.2), model=Model(2)
     )
     assert isinstance(config.out, Path)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search."""
+
+    OPTIONS: ClassVar = "options"
+
+    name: str = "cem"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent."""
+
+    samples: int = 4
+    guardrails: tuple[str, ...] = ()
+    limits: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Nested:
+    """A configuration with short forms."""
+
+    SHORT: ClassVar = {"search": "search.name", "guardrail": "agent.guardrails"}
+
+    agent: Agent = field(default_factory=Agent)
+    search: Search = field(default_factory=Search)
+
+
+def test_short_forms_and_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def parsed(*arguments: str) -> Nested:
+        return parse_config(Nested, list(arguments), "worldmodel.try", "Try it.")
+
+    expected = Nested(Agent(3, ("a:x=1,y=2", "b"), [1.0, 2.5]), Search("mppi", {"beta": 2}))
+    flags = ["--search", "mppi", "--search.beta", "2", "--agent.samples=3", "--guardrail"]
+    flags += ["a:x=1,y=2", "--agent.guardrails", "b", "--agent.limits", "1", "--agent.limits=2.5"]
+    assert parsed(*flags) == expected
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "search: {name: mppi, beta: 2}\nguardrail: ['a:x=1,y=2']\n"
+        "agent: {samples: 3, limits: [1, 2.5]}\n"
+    )
+    assert parsed("--config", str(path), "--guardrail", "b") == expected
+    path.write_text("search: mppi\n")
+    assert parsed("--config", str(path)) == Nested(search=Search("mppi"))
+    with pytest.raises(UserError, match="'--guardrial'.*did you mean '--guardrail'"):
+        parsed("--guardrial", "b")
+    with pytest.raises(UserError, match="--search needs a value"):
+        parsed("--search", "--guardrail", "b")
+    with pytest.raises(SystemExit):
+        parsed("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--guardrail is short for --agent.guardrails" in text
 
 
 def test_yaml_is_read_and_later_flags_win(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import worldmodel
 from worldmodel.agent import Agent, AgentConfig, Stop
 from worldmodel.control.expectation import Expectation
 from worldmodel.control.guardrails import Senses, parse_rules
+from worldmodel.control.objective import ObjectiveConfig
 from worldmodel.encoders.encoder import Encoder
 from worldmodel.errors import UserError
 from worldmodel.models.checkpoint import (
@@ -100,7 +101,12 @@ def ball_agent(
         samples=40,
         iterations=2,
     )
-    settings = AgentConfig(**{"samples": 64, "iterations": 3, **config})
+    weights = ("near", "proprio_weight", "time_weight", "stay_weight")
+    objective = {name: config.pop(name) for name in weights if name in config}
+    objective["name"] = config.pop("objective", "arrival")
+    settings = AgentConfig(
+        **{"samples": 64, "iterations": 3, "objective": ObjectiveConfig(**objective), **config}
+    )
     return Agent(model, encoder, info, planner or planners.make("cem"), settings)
 
 
@@ -255,7 +261,7 @@ def test_a_plan_is_moved_on_by_single_steps(maze: Any) -> None:
 
 
 def test_planner_sees_three_functions_and_the_goal_costs_nothing(maze: Any) -> None:
-    agent = ball_agent(near=0.4, time_weight=0.25, stay_weight=0.5)
+    agent = ball_agent(near=4.0, time_weight=0.25, stay_weight=0.5)
     obs, goal = start(maze)
     agent.reset(goal)
     agent.act(obs)
@@ -276,7 +282,7 @@ def test_planner_sees_three_functions_and_the_goal_costs_nothing(maze: Any) -> N
 
 
 def test_proprio_counts_as_far_as_an_image_shows_it(maze: Any) -> None:
-    agent = ball_agent(proprio_weight=2.0, near=1e6, time_weight=0.0, stay_weight=1.0)
+    agent = ball_agent(proprio_weight=2.0, near=1e7, time_weight=0.0, stay_weight=1.0)
     obs, goal = start(maze)
     agent.reset(goal)
     agent.act(obs)
@@ -300,7 +306,7 @@ def test_proprio_counts_once_the_goal_is_near(maze: Any) -> None:
     proprio = torch.cat([at_goal, torch.zeros(2)]).expand(1, 1, 3, 4).clone()
     proprio[:, :, -1, 0] += 0.3  # one standard deviation
     for from_start, cost in ((True, 1.0), (False, 2.0)):
-        agent = ball_agent(proprio_weight=2.0, near=far, time_weight=0.0, stay_weight=1.0)
+        agent = ball_agent(proprio_weight=2.0, near=far / 0.1, time_weight=0.0, stay_weight=1.0)
         agent.reset(goal)
         agent.act(obs if from_start else start(maze)[0] | {"pixels": goal})
         found = agent.problem().cost(planners.Trajectory(z, proprio), actions).item()
@@ -526,8 +532,8 @@ def test_no_plan_arrives_after_the_end_of_the_episode(maze: Any) -> None:
     agent = ball_agent(time_weight=0.0, stay_weight=0.0)
     stay, tour = torch.tensor([0.2, 0.2, 0.2]), torch.tensor([0.9, 0.9, 0.0])
     costs = [
-        [agent.arrival_cost(apart, 1.0, ends).item() for apart in (stay, tour)]
-        for ends in (None, 15, 11, 10, 1, -4)
+        [agent.objective.cost(apart, ends).item() for apart in (stay, tour)]
+        for ends in (None, 4, 3, 2, 1, 0)
     ]
     expected = [[0.2, 0.0]] * 3 + [[0.2, 0.9]] * 3
     np.testing.assert_allclose(costs, expected, atol=1e-6)
@@ -537,16 +543,19 @@ def test_no_plan_arrives_after_the_end_of_the_episode(maze: Any) -> None:
         agent.reset(goal, steps=0)
     agent.reset(goal, steps=5)
     ends: list[int | None] = []
-    original = agent.arrival_cost
+    original = agent.objective
 
-    def spy(apart: Tensor, near: float, left: int | None = None) -> Tensor:
-        ends.append(left)
-        return original(apart, near, left)
+    class Spy:
+        proprio_weight = original.proprio_weight
 
-    agent.arrival_cost = spy  # type: ignore[method-assign]
+        def cost(self, distance: Tensor, left: int | None = None) -> Tensor:
+            ends.append(left)
+            return original.cost(distance, left)
+
+    agent.objective = Spy()
     for _ in range(11):  # twice as long as it was told
         obs = maze.step(agent.act(obs))[0]
-    assert list(dict.fromkeys(ends)) == [5, 0, -5]
+    assert list(dict.fromkeys(ends)) == [1, 0, -1]
 
 
 def test_the_checkpoint_says_how_many_samples_suffice_planners_that_sample() -> None:

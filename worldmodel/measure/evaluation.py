@@ -32,6 +32,7 @@ from worldmodel.cli import Progress, atomic_write_json, parse_config, writable_f
 from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
 from worldmodel.control.guardrails import Rule, action_limits, parse_rules, permitted
+from worldmodel.control.objective import ObjectiveConfig
 from worldmodel.errors import UserError
 from worldmodel.measure.acting import drawn_regions
 from worldmodel.measure.evaluation_table import table
@@ -97,15 +98,15 @@ class EvaluateConfig:
     and else never."""
     max_memory_mb: float = AgentConfig.max_memory_mb
     """Megabytes that imagining may take, about."""
-    proprio_weight: float = AgentConfig.proprio_weight
+    proprio_weight: float = ObjectiveConfig.proprio_weight
     """Weight of the distance in proprio, once the goal is near."""
-    near: float = AgentConfig.near
-    """Distance in latents at which half of that weight counts."""
-    time_weight: float = AgentConfig.time_weight
+    near: float = ObjectiveConfig.near
+    """Squared latent distance that is near, in units of the checkpoint's own."""
+    time_weight: float = ObjectiveConfig.time_weight
     """Cost of a model step that passes before arriving, in units of `near`."""
-    stay_weight: float = AgentConfig.stay_weight
+    stay_weight: float = ObjectiveConfig.stay_weight
     """Weight of the distance at the horizon."""
-    objective: Literal["arrival", "last"] = AgentConfig.objective
+    objective: Literal["arrival", "last"] = "arrival"
     """What a plan costs: the distance on arrival and more, or that at the horizon alone."""
     action_repeat: int | None = None
     """Primitive actions that share one planned value; default: the whole frameskip."""
@@ -289,6 +290,7 @@ def run_ceiling(
     world: Any = env.unwrapped
     horizon, frameskip = agent.horizon, agent.frameskip
     low, high = agent.low.double().cpu(), agent.high.double().cpu()
+    objective = agent.config.objective.make(1.0)
     paths = []
     for number, task in enumerate(show_progress(tasks, len(tasks), "ceiling", "episode")):
         begin(env, task, variation)
@@ -303,7 +305,7 @@ def run_ceiling(
                 trajectory: Trajectory, actions: torch.Tensor, task: Task = task, ends: int = ends
             ) -> torch.Tensor:
                 apart = judged_distance(env, trajectory.z[:, :, :, -1].numpy(), task.goal_state)
-                return agent.arrival_cost(torch.from_numpy(apart), 1.0, ends)
+                return objective.cost(torch.from_numpy(apart), math.ceil(ends / frameskip))
 
             def rollout(actions: torch.Tensor, state: Array = path[-1]) -> Trajectory:
                 chunks = agent.primitive(actions[0])  # [S, T, F*a]
@@ -413,7 +415,7 @@ def rank_correlation(
             for sequence in agent.sequence(actions[0]).cpu().numpy()
         ]
         apart = torch.from_numpy(judged_distance(env, np.stack(paths), task.goal_state))
-        true = agent.arrival_cost(apart, 1.0)
+        true = agent.config.objective.make(1.0).cost(apart)
         found.append(spearman(imagined.float().cpu(), true.cpu()))
     return np.array(found)
 
@@ -460,11 +462,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         max_memory_mb=config.max_memory_mb,
         guardrails=tuple(config.guardrail),
         alarm=config.alarm,
-        proprio_weight=config.proprio_weight,
-        near=config.near,
-        time_weight=config.time_weight,
-        stay_weight=config.stay_weight,
-        objective=config.objective,
+        objective=ObjectiveConfig(
+            config.objective,
+            config.near,
+            config.proprio_weight,
+            config.time_weight,
+            config.stay_weight,
+        ),
         action_repeat=config.action_repeat,
     )
     model, encoder, info = load_checkpoint(checkpoint)
