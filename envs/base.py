@@ -1,21 +1,13 @@
-"""What every task shares: a MuJoCo model under a top-down camera, exact resets, goal images.
+"""A MuJoCo model under a top-down camera: what the bundled environments share.
 
-A task supplies its MJCF, how its ``state`` maps onto the simulator, and when a state counts as a
-success. Everything else (rendering, observations, info, seeding) is here, once.
+An environment supplies its MJCF and maps its ``state`` onto the simulator. This module does the
+rest: rendering, observations, info, seeding, exact resets, variations and disturbances.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import copy
-import ctypes
-import ctypes.util
-import importlib
-import importlib.util
-import os
-import sys
-import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -25,36 +17,43 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from envs.camera import Camera
+from envs.disturbances import DISTURBANCES, restored
+from envs.task import Task
+
 Array = NDArray[Any]
 Obs = dict[str, Any]
 CONTROL_DT = 0.1  # seconds per action: 10 Hz
 
 
-class TopDownEnv(gym.Env[Obs, Array]):
-    """A MuJoCo task seen by an orthographic camera from above.
+class TopDownEnv(gym.Env[Obs, Array], Task):
+    """A MuJoCo task under an orthographic camera that looks straight down.
 
     Observation: ``pixels`` uint8 ``[H, W, 3]`` and ``proprio`` float32 ``[Dp]``, SI units.
     ``info`` has the same keys after ``reset`` and ``step``: ``state`` float64 ``[Ds]``,
-    ``goal_state`` float64 ``[Ds]``, ``is_success``, ``contact``. The state is the simulator's
-    truth: for evaluation and probes, never for planning.
+    ``goal_state`` float64 ``[Ds]``, ``is_success``, ``contact``. The reward is 1 on success and 0
+    otherwise; episodes end by truncation only.
 
-    ``reset(options={"state": ..., "goal_state": ...})`` restores either exactly. The reward is
-    1 on success and 0 otherwise; episodes end by truncation only.
-
+    ``reset(options={"state": ..., "goal_state": ...})`` restores either exactly.
     ``reset(options={"variation": ["background", "light"]})`` changes the look of the world or its
-    friction until the next reset, by amounts that the seed decides: how ``variations`` says. Goal
-    images of `render_state` show the changed world, too.
+    friction until the next reset (see `variations`), by amounts that depend on the seed.
+    `render_state` shows the changed world as well.
+
+    Args:
+        xml: the model as MJCF, with a camera named ``top``.
+        low, high: bounds of actions ``[A]``.
+        image_size: height and width of images, pixels.
+        render_mode: ``"rgb_array"`` or None.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
-    task: ClassVar[str]
     variations: ClassVar[tuple[str, ...]] = ("background", "object", "light", "camera", "friction")
-    """What ``reset`` can change: the colour of the ground; the colour of what is to be moved; the
-    brightness, by a factor of 0.6 to 1.2; the place of the camera, by up to 2 % of the image along
-    each side; all friction, by a factor of 0.5 to 2."""
+    """``background``: colour of the ground. ``object``: colour of the movable object. ``light``:
+    brightness, by a factor of 0.6 to 1.2. ``camera``: its position, by up to 2 % of the image along
+    each side. ``friction``: all friction, by a factor of 0.5 to 2."""
+    disturbances: ClassVar[tuple[str, ...]] = ("teleport", *DISTURBANCES)
+    contact_disturbances: ClassVar[tuple[str, ...]] = ("ghost", "friction")
     action_space: spaces.Box
-    state_names: ClassVar[tuple[str, ...]]
-    proprio_names: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
@@ -72,7 +71,7 @@ class TopDownEnv(gym.Env[Obs, Array]):
         self.image_size = int(image_size)
         self.model = mujoco.MjModel.from_xml_string(xml)
         self.data = mujoco.MjData(self.model)
-        self._usual = copy.copy(self.model)  # what variations start from
+        self._usual = copy.copy(self.model)  # the model without variations
         self.substeps = round(CONTROL_DT / self.model.opt.timestep)
         self.action_space = spaces.Box(
             np.asarray(low, np.float32), np.asarray(high, np.float32), dtype=np.float32
@@ -80,34 +79,26 @@ class TopDownEnv(gym.Env[Obs, Array]):
         self.observation_space = spaces.Dict(
             {
                 "pixels": spaces.Box(0, 255, (self.image_size, self.image_size, 3), np.uint8),
-                # Far beyond anything that happens; finite, because Gymnasium's checker asks for it.
+                # No value comes near these bounds; Gymnasium's checker wants finite ones.
                 "proprio": spaces.Box(-100.0, 100.0, (len(self.proprio_names),), np.float32),
             }
         )
-        self._camera: _Camera | None = None
+        self._camera: Camera | None = None
         self._touched = False
         self._goal: Array = np.zeros(len(self.state_names))
 
-    # What a task defines -------------------------------------------------------------------
-
-    def get_state(self) -> Array:
-        """The simulator's state, float64 ``[Ds]``, named by ``state_names``."""
-        raise NotImplementedError
+    # What an environment defines -----------------------------------------------------------
 
     def set_state(self, state: Array) -> None:
-        """Put the simulator into ``state`` ``[Ds]`` and refresh everything derived from it."""
+        """Put the simulator into `state` ``[Ds]`` and update all derived quantities."""
         raise NotImplementedError
 
     def sample_state(self, rng: np.random.Generator) -> Array:
         """A random state at rest, ``[Ds]``."""
         raise NotImplementedError
 
-    def success(self, state: Array, goal: Array) -> bool:
-        """Whether ``state`` is at ``goal``, by the published criterion of the task."""
-        raise NotImplementedError
-
     def apply(self, action: Array) -> None:
-        """Hand one action ``[A]``, already inside the bounds, to the actuators."""
+        """Send one action ``[A]``, within the bounds, to the actuators."""
         raise NotImplementedError
 
     def proprio(self) -> Array:
@@ -115,21 +106,30 @@ class TopDownEnv(gym.Env[Obs, Array]):
         raise NotImplementedError
 
     def contact(self) -> bool:
-        """Whether the robot touches what it can move or bump into."""
+        """Whether the robot touches an object or a wall."""
         raise NotImplementedError
 
     def objects(self) -> list[int]:
-        """The geoms of what is to be moved, by MuJoCo's ids."""
+        """MuJoCo's ids of the geoms of the movable object."""
         raise NotImplementedError
+
+    def object_numbers(self) -> list[int]:
+        """Indices of the state's numbers that describe the movable object; its x and y come
+        first."""
+        return list(range(len(self.state_names)))
 
     # Gymnasium -----------------------------------------------------------------------------
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
-        """Start an episode from a random state, or from ``options["state"]``, towards a random
-        goal, or ``options["goal_state"]``, in a world changed by ``options["variation"]``: one or
-        several of ``variations``."""
+        """Start an episode.
+
+        Args:
+            seed: of everything random, as in Gymnasium.
+            options: ``state`` to start from and ``goal_state``, both random by default;
+                ``variation``: one or several names out of `variations`.
+        """
         super().reset(seed=seed)
         options = options or {}
         unknown = set(options) - {"state", "goal_state", "variation"}
@@ -141,11 +141,12 @@ class TopDownEnv(gym.Env[Obs, Array]):
         names = (variation,) if isinstance(variation, str) else tuple(variation)
         if strange := [name for name in names if name not in self.variations]:
             raise ValueError(
-                f"{self.task} has no variation {strange[0]!r}; use {', '.join(self.variations)}"
+                f"{type(self).__name__} has no variation {strange[0]!r}; "
+                f"use {', '.join(self.variations)}"
             )
-        self._vary(())  # the task is drawn in the usual world
-        # Both are always drawn, so that giving one does not change the other.
-        state, goal = self._sample_task()
+        self._vary(())  # start and goal are sampled without variations
+        # Both are always sampled, so that the goal is the same whether or not a start is given.
+        state, goal = self._sample_start_and_goal()
         self._goal = self._checked(options.get("goal_state", goal), "goal_state")
         mujoco.mj_resetData(self.model, self.data)
         self._touched = False
@@ -154,7 +155,7 @@ class TopDownEnv(gym.Env[Obs, Array]):
         return self._observe(), self._info()
 
     def step(self, action: Array) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
-        """Apply one action ``[A]`` for 0.1 s. Actions outside the bounds are clipped to them."""
+        """Apply one action ``[A]`` for 0.1 s. Actions are clipped to the bounds."""
         self._advance(action)
         info = self._info()
         return self._observe(), float(info["is_success"]), False, False, info
@@ -162,52 +163,30 @@ class TopDownEnv(gym.Env[Obs, Array]):
     def render(self) -> Array:
         """The camera image, uint8 ``[H, W, 3]``."""
         if self._camera is None:
-            self._camera = _Camera(self.model, self.image_size)
-        # After a simulation step the joints have moved, but the bodies are drawn where they were.
+            self._camera = Camera(self.model, self.image_size)
+        # A simulation step leaves the bodies' poses one substep behind the joints.
         mujoco.mj_kinematics(self.model, self.data)
-        return self._camera.shoot(self.data)
-
-    def in_image(self, points: ArrayLike) -> Array:
-        """Where points of the table ``[..., 2]``, metres, are in the image, ``[..., 2]``: from the
-        left and from the top, as shares of its side."""
-        view = float(self.model.camera("top").fovy[0])  # metres, for an orthographic camera
-        apart = (np.asarray(points, np.float64) - self.model.camera("top").pos[:2]) / view
-        place: Array = 0.5 + apart * [1.0, -1.0]
-        return place
-
-    def from_image(self, places: ArrayLike) -> Array:
-        """The points of the table ``[..., 2]``, metres, that are seen at `places`: `in_image` the
-        other way round."""
-        view = float(self.model.camera("top").fovy[0])
-        apart = (np.asarray(places, np.float64) - 0.5) * [1.0, -1.0]
-        points: Array = self.model.camera("top").pos[:2] + view * apart
-        return points
+        return self._camera.render(self.data)
 
     def close(self) -> None:
+        """Free the camera."""
         if self._camera is not None:
             self._camera.close()
             self._camera = None
 
-    # For evaluation ------------------------------------------------------------------------
+    # Task ----------------------------------------------------------------------------------
 
     def render_state(self, state: ArrayLike) -> Array:
-        """The image of any state ``[Ds]``, as goal images need it; the episode is not disturbed."""
         pixels: Array = self.observe_state(state)["pixels"]
         return pixels
 
     def observe_state(self, state: ArrayLike) -> Obs:
-        """What would be observed in any state ``[Ds]``; the episode is not disturbed."""
-        with self._undisturbed():
+        with self._preserved():
             self.set_state(self._checked(state, "state"))
             return self._observe()
 
     def physics(self, state: ArrayLike, actions: Array) -> Array:
-        """Simulate ``actions`` ``[n, A]`` from ``state`` without rendering: states ``[n+1, Ds]``.
-
-        The episode is not disturbed, and the states are those that ``reset`` to ``state`` and
-        ``step`` would go through.
-        """
-        with self._undisturbed():
+        with self._preserved():
             self.set_state(self._checked(state, "state"))
             states = [self.get_state()]
             for action in actions:
@@ -215,13 +194,45 @@ class TopDownEnv(gym.Env[Obs, Array]):
                 states.append(self.get_state())
         return np.stack(states)
 
+    def hold(self, obs: Any) -> Array:
+        box = self.action_space
+        zero: Array = np.zeros(box.shape, box.dtype).clip(box.low, box.high)
+        return zero
+
+    def disturb(self, name: str, rng: np.random.Generator) -> None:
+        """``teleport``: the object moves by at least a tenth of the image. The others are in
+        `envs.disturbances`."""
+        if name not in self.disturbances:
+            super().disturb(name, rng)
+        elif name == "teleport":
+            self._teleport(rng)
+        else:
+            DISTURBANCES[name](self.model, self.objects(), rng)
+
+    @contextlib.contextmanager
+    def undo_disturbances(self) -> Iterator[None]:
+        with restored(self.model):
+            yield
+
+    def in_image(self, points: ArrayLike) -> Array:
+        view = float(self.model.camera("top").fovy[0])  # metres, for an orthographic camera
+        offset = (np.asarray(points, np.float64) - self.model.camera("top").pos[:2]) / view
+        place: Array = 0.5 + offset * [1.0, -1.0]
+        return place
+
+    def from_image(self, places: ArrayLike) -> Array:
+        view = float(self.model.camera("top").fovy[0])
+        offset = (np.asarray(places, np.float64) - 0.5) * [1.0, -1.0]
+        points: Array = self.model.camera("top").pos[:2] + view * offset
+        return points
+
     # Shared parts --------------------------------------------------------------------------
 
-    def _sample_task(self) -> tuple[Array, Array]:
+    def _sample_start_and_goal(self) -> tuple[Array, Array]:
         return self.sample_state(self.np_random), self.sample_state(self.np_random)
 
     def _vary(self, names: Sequence[str]) -> None:
-        """Make the world as usual, but for what `names` says."""
+        """Restore the model, then apply the variations in `names`."""
         model, usual, rng = self.model, self._usual, self.np_random
         model.geom_rgba[:, :3] = usual.geom_rgba[:, :3]
         model.geom_friction[:] = usual.geom_friction
@@ -246,9 +257,24 @@ class TopDownEnv(gym.Env[Obs, Array]):
             model.geom_friction[:, 0] *= factor
             model.dof_frictionloss[:] *= factor
 
+    def _teleport(self, rng: np.random.Generator) -> None:
+        """Move the object to a random place, away from where it was and from the robot."""
+        state, numbers = self.get_state(), self.object_numbers()
+        others = np.setdiff1d(np.arange(len(state)), numbers)
+        robot = state[others[:2]] if len(others) else np.full(2, np.inf)
+        least = 0.1 * self.model.cam_fovy[0]  # metres
+        for _ in range(100):
+            new = self.sample_state(rng)
+            new[others] = state[others]
+            place = new[numbers[:2]]
+            moved = np.linalg.norm(place - state[numbers[:2]]) > least
+            if moved and np.linalg.norm(place - robot) > least:
+                break
+        self.set_state(new)
+
     @contextlib.contextmanager
-    def _undisturbed(self) -> Iterator[None]:
-        """Put the simulator back afterwards, bit by bit (``state`` is not all it remembers)."""
+    def _preserved(self) -> Iterator[None]:
+        """Restore the simulator to the bit at the end; ``state`` is only a part of it."""
         state, touched = self.get_state(), self._touched
         everything = mujoco.mjtState.mjSTATE_INTEGRATION
         saved = np.empty(mujoco.mj_stateSize(self.model, everything))
@@ -264,12 +290,12 @@ class TopDownEnv(gym.Env[Obs, Array]):
     def _advance(self, action: Array) -> None:
         self.apply(self._clipped(action))
         self._touched = False
-        for _ in range(5):  # a push is a series of taps: look for contact within the step as well
+        for _ in range(5):  # contact is intermittent, so it is checked several times a step
             mujoco.mj_step(self.model, self.data, nstep=self.substeps // 5)
             self._touched |= self.contact()
 
     def _clipped(self, action: Array) -> Array:
-        """`action` within the bounds."""
+        """`action` clipped to the bounds."""
         action = np.asarray(action, np.float64)
         box = self.action_space
         if action.shape != box.shape or not np.isfinite(action).all():
@@ -289,109 +315,11 @@ class TopDownEnv(gym.Env[Obs, Array]):
             "contact": self._touched,
         }
 
-    def _checked(self, state: ArrayLike, what: str) -> Array:
+    def _checked(self, state: ArrayLike, name: str) -> Array:
         array = np.asarray(state, np.float64)
         if array.shape != (len(self.state_names),) or not np.isfinite(array).all():
             raise ValueError(
-                f"{what} has shape {array.shape}; {self.task} expects {len(self.state_names)} "
-                f"finite numbers: {', '.join(self.state_names)}"
+                f"{name} has shape {array.shape}; {type(self).__name__} expects "
+                f"{len(self.state_names)} finite numbers: {', '.join(self.state_names)}"
             )
         return array
-
-
-class _Camera:
-    """Draws a model off screen through its camera ``top``.
-
-    ``mujoco.Renderer`` does the same, but with the OpenGL library that was chosen when anybody
-    (Gymnasium's checker, say) first imported mujoco. We want one that needs no display.
-    """
-
-    def __init__(self, model: mujoco.MjModel, size: int) -> None:
-        # Mesa draws on the CPU in threads of its own. They do not survive a fork, which would hang
-        # Gymnasium's asynchronous vector environments, and images this small gain nothing by them.
-        os.environ.setdefault("LP_NUM_THREADS", "0")
-        _load_triton_first()
-        library = os.environ.get("MUJOCO_GL", "").lower() or _headless_library()
-        try:
-            source = f"mujoco.{library}" if library in ("egl", "osmesa") else "mujoco"
-            self.context = importlib.import_module(source).GLContext(size, size)
-            self.context.make_current()
-            self.opengl = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
-        except Exception as error:  # MuJoCo raises whatever its OpenGL loader raised
-            raise RuntimeError(
-                f"cannot render with MUJOCO_GL={library}: {error}. Install the system packages "
-                "libegl1 and libgl1 (Debian, Ubuntu), or libosmesa6 and set MUJOCO_GL=osmesa"
-            ) from error
-        # An environment that nobody closes must let go of OpenGL before Python lets go of MuJoCo.
-        atexit.register(_close, weakref.ref(self))
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.opengl)
-        self.model = model
-        self.scene = mujoco.MjvScene(model, maxgeom=1000)
-        # Shadows and reflections cost more than all else together and tell the camera nothing.
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            self.scene.flags[flag] = 0
-        self.option = mujoco.MjvOption()
-        self.view = mujoco.MjvCamera()
-        self.view.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self.view.fixedcamid = model.camera("top").id
-        self.frame = mujoco.MjrRect(0, 0, size, size)
-        self.pixels = np.empty((size, size, 3), np.uint8)
-
-    def shoot(self, data: mujoco.MjData) -> Array:
-        """The image of ``data``, uint8 ``[H, W, 3]``."""
-        self.context.make_current()  # other environments may have drawn since
-        everything = mujoco.mjtCatBit.mjCAT_ALL
-        mujoco.mjv_updateScene(
-            self.model, data, self.option, None, self.view, everything, self.scene
-        )
-        mujoco.mjr_render(self.frame, self.scene, self.opengl)
-        mujoco.mjr_readPixels(self.pixels, None, self.frame, self.opengl)
-        return self.pixels[::-1].copy()  # OpenGL counts rows from below
-
-    def close(self) -> None:
-        self.context.make_current()
-        self.opengl.free()
-        self.context.free()
-
-
-def _close(camera: weakref.ref[_Camera]) -> None:
-    alive = camera()
-    if alive is not None:
-        alive.close()
-
-
-def _headless_library() -> str:
-    """EGL if it works here, else OSMesa if that is installed; off Linux, MuJoCo knows best."""
-    if sys.platform != "linux":
-        return "the system's default"
-    if not _egl_has_a_device() and ctypes.util.find_library("OSMesa"):
-        return "osmesa"
-    return "egl"
-
-
-def _egl_has_a_device() -> bool:
-    """Whether EGL can render without a display: the library is there, and a driver behind it."""
-    try:
-        egl = ctypes.CDLL("libEGL.so.1")
-        egl.eglGetProcAddress.restype = ctypes.c_void_p
-        address = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
-    except (OSError, AttributeError):
-        return False
-    if not address:
-        return False
-    count = ctypes.c_int(0)
-    int_pointer = ctypes.POINTER(ctypes.c_int)
-    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, int_pointer)(address)
-    return bool(query(0, None, ctypes.byref(count))) and count.value > 0
-
-
-def _load_triton_first() -> None:
-    """Map triton's library, where PyTorch brought one, before Mesa's software renderer.
-
-    Both contain LLVM. If Mesa's comes first, importing triton later, as ``torch.optim`` does, ends
-    in a segmentation fault; the other way round both work.
-    """
-    triton = importlib.util.find_spec("triton")
-    for folder in (triton and triton.submodule_search_locations) or ():
-        with contextlib.suppress(OSError):
-            ctypes.CDLL(os.path.join(folder, "_C", "libtriton.so"))

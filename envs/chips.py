@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 
 from envs.base import Array, TopDownEnv
+from envs.task import Policy, Scene
 
 TRAY = 0.5  # metres along each side
 CHIP = 0.018  # metres: the width of a chip
@@ -28,23 +29,40 @@ LETTERS = {
 class GranularChipsEnv(TopDownEnv):
     """Push the chips to where the goal image shows them.
 
-    ``action``: one stroke of the blade, from x, y to x, y in metres: it comes down at the first
-    point, across the way to the second, moves there at 0.5 m/s and lifts again. One step is one
-    stroke, after which everything is at rest. ``state``: where the last stroke ended, then x, y of
-    every chip. ``proprio``: where the last stroke ended. ``info`` has ``chips``, their positions
-    ``[N, 2]`` in metres, and ``chamfer``, their Chamfer distance to the goal in chip widths.
+    ``action``: one stroke of the blade, from x, y to x, y in metres. The blade comes down at the
+    first point, perpendicular to the stroke, moves to the second at 0.5 m/s and lifts again. One
+    step is one stroke, after which everything is at rest. ``state``: where the last stroke ended,
+    then x, y of every chip. ``proprio``: where the last stroke ended. ``info`` has ``chips``, their
+    positions ``[N, 2]`` in metres, and ``chamfer``, their Chamfer distance to the goal in chip
+    widths.
 
-    Chips slide with dry friction and bump into each other; they do not stack. With ``rim=False``
-    those pushed over the edge fall and are gone: their place in the state is outside the tray.
+    Chips slide with dry friction and collide; they do not stack. With ``rim=False``, chips that are
+    pushed over the edge are lost: their positions in the state are outside the tray.
 
-    ``start``: ``"scattered"``, ``"pile"``, ``"piles"``, or ``"any"`` of them at random. ``goal``:
-    ``"square"``, ``"letter"``, ``"strokes"`` (what a few random strokes make of the start, those
-    that lose a chip left out), or ``"any"``. Success: a Chamfer distance (sum of both mean
-    nearest-neighbour distances) below one chip width.
+    Success: a Chamfer distance (sum of both mean nearest-neighbour distances) below one chip width.
+
+    Args:
+        chips: their number.
+        rim: whether a rim keeps the chips in the tray.
+        start: ``"scattered"``, ``"pile"``, ``"piles"``, or ``"any"`` of them at random.
+        goal: ``"square"``, ``"letter"``, ``"strokes"`` (the result of a few random strokes that
+            lose no chip), or ``"any"``.
+        image_size: height and width of images, pixels.
+        render_mode: ``"rgb_array"`` or None.
     """
 
-    task = "GranularChips"
-    proprio_names: ClassVar = ("blade_x", "blade_y")
+    proprio_names = ("blade_x", "blade_y")
+    action_names = ("start_x", "start_y", "end_x", "end_y")
+    policies: ClassVar = ("explore", "wild", "random")
+    goal_offset_matters: ClassVar = False
+    scenes: ClassVar = (
+        Scene(
+            "Chips",
+            hint="Upload an image, or take another seed.",
+            robot="the ends of strokes",
+            steps=10,
+        ),
+    )
 
     def __init__(
         self,
@@ -56,22 +74,23 @@ class GranularChipsEnv(TopDownEnv):
         render_mode: str | None = "rgb_array",
     ) -> None:
         if not 1 <= chips <= 200:
-            raise ValueError(f"chips is {chips}; choose 1 to 200 of them")
+            raise ValueError(f"chips is {chips}; choose 1 to 200")
         if start not in (*STARTS, "any"):
             raise ValueError(f"start is {start!r}; choose one of {[*STARTS, 'any']}")
         if goal not in (*GOALS, "any"):
             raise ValueError(f"goal is {goal!r}; choose one of {[*GOALS, 'any']}")
         self.chips, self.rim, self.start, self.goal = chips, rim, start, goal
         places = [f"chip{i}_{axis}" for i in range(chips) for axis in "xy"]
-        self.state_names = ("blade_x", "blade_y", *places)  # type: ignore[misc]
+        self.state_names = ("blade_x", "blade_y", *places)
         super().__init__(_xml(chips, rim), [0.0] * 4, [TRAY] * 4, image_size, render_mode)
         self._blade_at = np.full(2, TRAY / 2)
         self._blade = int(self.model.geom("blade").id)
-        # Where chips that fell lie: side by side, out of sight.
+        # Positions of lost chips: side by side, outside the image.
         self._fallen = np.stack([-1 - 2 * CHIP * np.arange(chips), np.full(chips, -1.0)], 1)
         self._lift()
 
-    # What the base asks for ----------------------------------------------------------------
+    # Simulation ----------------------------------------------------------------------------
+
     def get_state(self) -> Array:
         return np.concatenate([self._blade_at, self.data.qpos[:-3]])
 
@@ -92,15 +111,6 @@ class GranularChipsEnv(TopDownEnv):
             places = places + rng.normal(0.0, 0.03, places.shape)
         return self._at_rest(places)
 
-    def success(self, state: Array, goal: Array) -> bool:
-        return self.chamfer(state, goal) < 1.0
-
-    def chamfer(self, state: Array, goal: Array) -> float:
-        """Sum of both mean nearest-neighbour distances between the chips, in chip widths."""
-        ours, theirs = state[2:].reshape(-1, 2), goal[2:].reshape(-1, 2)
-        apart = np.linalg.norm(ours[:, None] - theirs[None], axis=-1)
-        return float(apart.min(0).mean() + apart.min(1).mean()) / CHIP
-
     def proprio(self) -> Array:
         return self._blade_at
 
@@ -110,16 +120,61 @@ class GranularChipsEnv(TopDownEnv):
     def objects(self) -> list[int]:
         return [int(self.model.geom(f"chip{i}").id) for i in range(self.chips)]
 
-    # A step is a stroke --------------------------------------------------------------------
+    def object_numbers(self) -> list[int]:
+        return list(range(2, len(self.state_names)))
+
+    # Evaluation ----------------------------------------------------------------------------
+
+    def success(self, state: Array, goal: Array) -> bool:
+        return self.chamfer(state, goal) < 1.0
+
+    def chamfer(self, state: Array, goal: Array) -> float:
+        """Sum of both mean nearest-neighbour distances between the chips, in chip widths."""
+        ours, theirs = state[2:].reshape(-1, 2), goal[2:].reshape(-1, 2)
+        distances = np.linalg.norm(ours[:, None] - theirs[None], axis=-1)
+        return float(distances.min(0).mean() + distances.min(1).mean()) / CHIP
+
+    def distance(self, states: Array, goal: Array) -> Array:
+        chamfer = [self.chamfer(state, goal) for state in states.reshape(-1, states.shape[-1])]
+        squared: Array = np.reshape(chamfer, states.shape[:-1]) ** 2
+        return squared
+
+    def errors(self, state: Array, goal: Array) -> dict[str, float]:
+        return {"Chamfer distance, chip widths": self.chamfer(state, goal)}
+
+    def metrics(self, path: Array, goal: Array) -> dict[str, bool | float]:
+        return {
+            "chamfer_start": self.chamfer(path[0], goal),
+            "chamfer_final": self.chamfer(path[-1], goal),
+        }
+
+    def readings(self, states: Array) -> dict[str, Array]:
+        """``chips``: how many are in the tray. An image does not show which chip is which."""
+        return {"chips": (states[..., 2::2] >= 0).sum(-1).astype(states.dtype)}
+
+    def sample_task(self, env_seed: int, goal_offset: int) -> tuple[Array, Array]:
+        """What a reset with this seed samples: every goal can be reached from every start."""
+        info = self.reset(seed=env_seed)[1]
+        return info["state"], info["goal_state"]
+
+    def explore(self, policy: str, rng: np.random.Generator) -> Policy:
+        return StrokeExplorer(rng, wild=policy == "wild")
+
+    def action_path(self, actions: Array) -> Array:
+        points: Array = np.reshape(actions, (*np.shape(actions)[:-1], 2, 2))
+        return points
+
+    # Strokes -------------------------------------------------------------------------------
+
     def apply(self, action: Array) -> None:
         first, last = action[:2], action[2:]
-        way = last - first
-        length = float(np.linalg.norm(way))
+        stroke = last - first
+        length = float(np.linalg.norm(stroke))
         self._blade_at = np.array(last)
         if length < 1e-6:
             return
-        velocity = SPEED * way / length
-        self._make_room(first, way / length)
+        velocity = SPEED * stroke / length
+        self._make_room(first, stroke / length)
         self.data.qpos[-3:] = [*first, np.arctan2(velocity[1], velocity[0])]
         self.data.qvel[-3:-1] = self.data.ctrl[:2] = velocity
         self._simulate(length / SPEED)
@@ -137,7 +192,8 @@ class GranularChipsEnv(TopDownEnv):
             self._touched |= self.contact()
 
     def _make_room(self, at: Array, ahead: Array) -> None:
-        """Move the chips on which the blade comes down to the nearer side of it."""
+        """Move chips from under the blade at `at` ``[2]`` to its nearer side; `ahead` ``[2]`` is
+        the direction of the stroke."""
         places = self.data.qpos[:-3].reshape(-1, 2)
         along = (places - at) @ ahead
         across = (places - at) @ np.array([-ahead[1], ahead[0]])
@@ -147,17 +203,17 @@ class GranularChipsEnv(TopDownEnv):
             side = np.where(along >= 0, room, -room)
             places += np.where(under, side - along, 0.0)[:, None] * ahead
             inside = (places >= 0).all(1)
-            places[inside] = _apart(places[inside])
+            places[inside] = _without_overlap(places[inside])
 
     def _lift(self) -> None:
-        """Take the blade away, to where the camera does not see it."""
+        """Put the blade outside the image."""
         self.data.qpos[-3:] = [-1.0, -2.0, 0.0]
         self.data.qvel[:] = 0.0
         self.data.ctrl[:] = 0.0
         mujoco.mj_forward(self.model, self.data)
 
     def _rest(self) -> None:
-        """Stop what still creeps; keep chips in the tray, or take away those that left it."""
+        """Stop all motion. Keep chips in the tray; without a rim, remove those that left it."""
         places = self.data.qpos[:-3].reshape(-1, 2)
         if self.rim:
             places[:] = places.clip(CHIP / 2, TRAY - CHIP / 2)
@@ -167,11 +223,12 @@ class GranularChipsEnv(TopDownEnv):
         self._lift()
 
     def _at_rest(self, places: Array) -> Array:
-        """The state with the chips about `places` ``[N, 2]``."""
-        return np.array([TRAY / 2, TRAY / 2, *_apart(places).ravel()])
+        """The state with the chips near `places` ``[N, 2]``, without overlap."""
+        return np.array([TRAY / 2, TRAY / 2, *_without_overlap(places).ravel()])
 
     # Goals and info ------------------------------------------------------------------------
-    def _sample_task(self) -> tuple[Array, Array]:
+
+    def _sample_start_and_goal(self) -> tuple[Array, Array]:
         start = self.sample_state(self.np_random)
         rng = self.np_random
         goal = GOALS[rng.integers(3)] if self.goal == "any" else self.goal
@@ -179,7 +236,7 @@ class GranularChipsEnv(TopDownEnv):
             state = start
             for _ in range(5):
                 after = self.physics(state, stroke_at_chips(rng, state)[None])[-1]
-                if (after >= 0).all():  # a goal that shows fewer chips than there are is none
+                if (after >= 0).all():  # goals show all chips
                     state = after
             return start, state
         mask = ("#",) if goal == "square" else LETTERS[rng.choice(sorted(LETTERS))]
@@ -192,11 +249,25 @@ class GranularChipsEnv(TopDownEnv):
         return info
 
 
+class StrokeExplorer:
+    """An exploration policy: strokes at chips. If `wild`, strokes are up to four times as long, and
+    every other one goes from a random point to a random point."""
+
+    def __init__(self, rng: np.random.Generator, wild: bool) -> None:
+        self.rng, self.wild = rng, wild
+
+    def __call__(self, obs: Any, info: dict[str, Any]) -> Array:
+        if self.wild and self.rng.uniform() < 0.5:
+            return self.rng.uniform(0.0, TRAY, 4).astype(np.float32)
+        longest = 0.8 * TRAY if self.wild else 0.2
+        return stroke_at_chips(self.rng, info["state"], longest).astype(np.float32)
+
+
 def stroke_at_chips(rng: np.random.Generator, state: Array, longest: float = 0.2) -> Array:
-    """A stroke ``[4]`` that begins behind a random chip and pushes it, and what is beside it, by up
-    to `longest` metres towards a random place in the tray."""
+    """A stroke ``[4]`` that starts behind a random chip and pushes it, with its neighbours, by up
+    to `longest` metres towards a random point of the tray."""
     places = state[2:].reshape(-1, 2)
-    places = places[(places >= 0).all(1)]  # the others fell off the tray
+    places = places[(places >= 0).all(1)]  # without lost chips
     chip = rng.choice(places) if len(places) else rng.uniform(0.0, TRAY, 2)
     towards = rng.uniform(0.1, TRAY - 0.1, 2) - chip
     towards /= np.linalg.norm(towards) + 1e-9
@@ -206,8 +277,8 @@ def stroke_at_chips(rng: np.random.Generator, state: Array, longest: float = 0.2
     return stroke
 
 
-def _apart(places: Array) -> Array:
-    """`places` ``[N, 2]`` of chips, moved until none overlap, inside the tray."""
+def _without_overlap(places: Array) -> Array:
+    """`places` ``[N, 2]`` of chips, moved until none overlap, within the tray."""
     for _ in range(200):
         places = places.clip(CHIP / 2, TRAY - CHIP / 2)
         offset = places[:, None] - places[None]
@@ -221,11 +292,11 @@ def _apart(places: Array) -> Array:
 
 
 def _shape(mask: tuple[str, ...], count: int) -> Array:
-    """`count` places ``[count, 2]``, about the origin, that fill the cells ``#`` of `mask`."""
+    """Places ``[count, 2]``, centred on the origin, that fill the cells ``#`` of `mask`."""
     filled = np.array([[cell == "#" for cell in row] for row in mask[::-1]])
     pitch = 1.15 * CHIP
     cell = pitch * np.sqrt(count / filled.sum())
-    while True:  # a little larger until there is room for all
+    while True:  # enlarge the cells until there is room for all
         height, width = cell * np.array(filled.shape)
         y, x = np.meshgrid(
             np.arange(pitch / 2, height, pitch), np.arange(pitch / 2, width, pitch), indexing="ij"
@@ -233,7 +304,7 @@ def _shape(mask: tuple[str, ...], count: int) -> Array:
         inside = filled[(y / cell).astype(int), (x / cell).astype(int)]
         places = np.stack([x[inside] - width / 2, y[inside] - height / 2], 1)
         if len(places) >= count:
-            # Leave the corners out, not holes in the middle.
+            # Of too many places, the outermost are left out.
             return places[np.argsort(np.abs(places).max(1), kind="stable")[:count]]
         cell *= 1.02
 
@@ -253,8 +324,8 @@ def _xml(chips: int, rim: bool) -> str:
             *((middle, -0.01, half + 0.02, 0.01), (middle, TRAY + 0.01, half + 0.02, 0.01)),
         )
     )
-    # Chips are spheres that slide in the plane: seen from above, discs. What holds them back is
-    # their joints' dry friction, as a tray's would; so gravity can be left out.
+    # Chips are spheres that slide in the plane, which look like discs from above. Dry friction in
+    # their joints stands for friction with the tray, so the model needs no gravity.
     return f"""
 <mujoco model="chips">
   <option timestep="0.005" integrator="implicitfast" gravity="0 0 0" iterations="30"

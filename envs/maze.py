@@ -8,10 +8,12 @@ import mujoco
 import numpy as np
 
 from envs.base import Array, TopDownEnv
+from envs.random_walk import RandomWalk
+from envs.task import Policy, Scene
 
 CELL = 0.25  # metres
 RADIUS = CELL / 4
-ROOM = 0.24 * CELL  # about the middle of a cell, for the ball's: it touches no wall
+ROOM = 0.24 * CELL  # largest offset of a start or goal from the cell's centre along each axis
 MAX_SPEED = 0.75  # metres per second
 LAYOUTS = {
     "U": ["#####", "#...#", "###.#", "#...#", "#####"],
@@ -35,10 +37,24 @@ class MazeEnv(TopDownEnv):
     within half a cell of the goal.
     """
 
-    task = "Maze"
-    variations: ClassVar = ("background", "object", "light", "camera")  # nothing rubs here
-    state_names: ClassVar = ("x", "y", "vx", "vy", "layout_seed")
-    proprio_names: ClassVar = ("x", "y", "vx", "vy")
+    variations: ClassVar = ("background", "object", "light", "camera")  # there is no friction
+    disturbances: ClassVar = ("teleport", "vanish", "ghost", "colour", "shape", "camera")
+    contact_disturbances: ClassVar = ("ghost",)
+    state_names = ("x", "y", "vx", "vy", "layout_seed")
+    proprio_names = ("x", "y", "vx", "vy")
+    action_names = ("vx", "vy")
+    goal_offset_matters: ClassVar = False
+    scenes: ClassVar = tuple(
+        Scene(
+            f"Maze, {layout}",
+            hint="Drag the ball.",
+            robot="the ball's centre",
+            env_kwargs={"layout": layout},
+            margin=0.08,
+        )
+        for layout in ("U", "medium", "random")
+    )
+    movable: ClassVar = {"ball": "x"}
 
     def __init__(
         self, layout: str = "U", image_size: int = 112, render_mode: str | None = "rgb_array"
@@ -77,24 +93,42 @@ class MazeEnv(TopDownEnv):
         self.data.ctrl[:] = 0.0
         mujoco.mj_forward(self.model, self.data)
 
-    def _sample_task(self) -> tuple[Array, Array]:
+    def _sample_start_and_goal(self) -> tuple[Array, Array]:
         if self.layout == "random":  # start and goal must lie in the same maze
             self._set_layout(int(self.np_random.integers(1, 2**31)))
-        return super()._sample_task()
+        return super()._sample_start_and_goal()
 
     def sample_state(self, rng: np.random.Generator) -> Array:
         cell = self._free[rng.integers(len(self._free))]
         position = cell + rng.uniform(-ROOM, ROOM, 2)
         return np.array([*position, 0.0, 0.0, self._layout_seed])
 
-    def nearest_free(self, point: Array) -> Array:
-        """The place ``[2]`` nearest to a point of those that `sample_state` draws from."""
-        places = np.clip(point, self._free - ROOM, self._free + ROOM)
-        nearest: Array = places[np.linalg.norm(places - point, axis=1).argmin()]
-        return nearest
+    def sample_task(self, env_seed: int, goal_offset: int) -> tuple[Array, Array]:
+        """What a reset with this seed samples: every goal can be reached from every start."""
+        info = self.reset(seed=env_seed)[1]
+        return info["state"], info["goal_state"]
+
+    def settle(self, state: Array) -> Array:
+        """The nearest state at rest that `sample_state` can return."""
+        places = np.clip(state[:2], self._free - ROOM, self._free + ROOM)
+        nearest = places[np.linalg.norm(places - state[:2], axis=1).argmin()]
+        return np.array([*nearest, 0.0, 0.0, state[4]])
 
     def success(self, state: Array, goal: Array) -> bool:
         return bool(np.linalg.norm(state[:2] - goal[:2]) < CELL / 2 and state[4] == goal[4])
+
+    def distance(self, states: Array, goal: Array) -> Array:
+        squared: Array = ((states[..., :2] - goal[:2]) ** 2).sum(-1) / (CELL / 2) ** 2
+        return squared
+
+    def errors(self, state: Array, goal: Array) -> dict[str, float]:
+        return {"distance, cells": float(np.linalg.norm(state[:2] - goal[:2])) / CELL}
+
+    def readings(self, states: Array) -> dict[str, Array]:
+        return {"x": states[..., 0], "y": states[..., 1]}
+
+    def explore(self, policy: str, rng: np.random.Generator) -> Policy:
+        return RandomWalk(rng, self.action_space, persistence=8.0)
 
     def apply(self, action: Array) -> None:
         self.data.ctrl[:] = action
@@ -109,21 +143,21 @@ class MazeEnv(TopDownEnv):
         return [self._ball]
 
     def _set_layout(self, seed: int) -> None:
-        """Raise the walls of layout ``seed``; the walls of empty cells wait below the floor."""
+        """Build the layout of `seed`: the walls of free cells move below the floor."""
         if seed == self._layout_seed:
             return
         grid = _random_layout(seed) if self.layout == "random" else LAYOUTS[self.layout]
         wall = np.array([[cell == "#" for cell in row] for row in grid])
         self.model.geom_pos[self._walls, 2] = np.where(wall, CELL / 4, -2.0)
-        self.model.geom_rgba[self._walls, 3] = wall  # what lies below costs time to draw, too
+        self.model.geom_rgba[self._walls, 3] = wall  # hidden walls would take rendering time
         rows, columns = np.nonzero(~wall)
         self._free = CELL * np.stack([columns + 0.5, self.cells - rows - 0.5], axis=1)
         self._layout_seed = seed
 
 
 def _random_layout(seed: int) -> list[str]:
-    """A maze carved by depth-first search (Jamis Buck's "recursive backtracker"), with a few more
-    walls opened so that some goals can be reached by two ways."""
+    """A maze made by depth-first search (Jamis Buck's "recursive backtracker"), with two more walls
+    opened, so that some goals can be reached by two paths."""
     rng = np.random.default_rng(seed)
     grid = np.full((RANDOM_SIZE, RANDOM_SIZE), "#")
     stack = [(1, 1)]
@@ -158,8 +192,8 @@ def _xml(cells: int) -> str:
     width = CELL * cells
     half, edge, middle = width / 2, CELL / 2, width / 2 - CELL
     inside = range(1, cells - 1)
-    # One box a cell is what the ball bumps into. Drawing takes time for each box, so the border,
-    # which no layout opens, is drawn as four.
+    # The ball collides with one box a cell. Rendering time grows with the number of boxes, so the
+    # border, which is the same in all layouts, is rendered as four boxes.
     walls = "\n".join(
         f'<geom name="wall{row}_{column}" class="wall" '
         f'group="{0 if row in inside and column in inside else 3}" '

@@ -24,12 +24,15 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from envs.random_walk import RandomWalk
+
 Array = NDArray[Any]
 Obs = dict[str, Any]
 Policy = Callable[[Any, dict[str, Any]], Array]
-"""``policy(obs, info) -> action``: what the robot does while data is collected."""
+"""``policy(obs, info) -> action``, which collects data."""
 
-REQUIRED = ("state_names", "get_state", "success", "sample_task", "render_state", "physics")
+REQUIRED = ("state_names", "get_state", "success", "render_state", "physics")
+EXPLORATION_STEPS = 100  # of the episode that `Task.sample_task` cuts goals from
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,9 @@ class Scene:
 class Task:
     """The interface, with defaults for everything that is optional.
 
-    Required: `state_names`, `get_state`, `success`, `sample_task`, `render_state`, `physics`, and a
-    ``reset`` that takes ``options={"state": ..., "goal_state": ..., "variation": [...]}`` and whose
-    ``info`` has ``state`` and ``goal_state``.
+    Required: `state_names`, `get_state`, `success`, `render_state`, `physics`; a ``reset`` that
+    takes ``options={"state": ..., "variation": [...]}``; and ``info`` with ``state`` after
+    ``reset`` and ``step``. Collecting data needs none of them.
     """
 
     state_names: tuple[str, ...]
@@ -68,7 +71,7 @@ class Task:
     action_names: tuple[str, ...] = ()
     """Names of the numbers of an action, such as ("start_x", "start_y", "end_x", "end_y"). The
     guardrail ``action_points`` refers to them."""
-    goal_offset_matters: ClassVar[bool] = False
+    goal_offset_matters: ClassVar[bool] = True
     """Whether `sample_task` puts the goal ``goal_offset`` steps ahead of the start."""
 
     # Simulation ----------------------------------------------------------------------------
@@ -112,8 +115,20 @@ class Task:
         return {}
 
     def sample_task(self, env_seed: int, goal_offset: int) -> tuple[Array, Array]:
-        """A start and a goal state ``[Ds]``; the same for the same seed. Resets the environment."""
-        raise NotImplementedError
+        """A start and a goal state ``[Ds]``; the same for the same seed. Resets the environment.
+
+        By default, both come from one exploration episode, the goal `goal_offset` steps after the
+        start, so that every goal can be reached.
+        """
+        self.reset(seed=env_seed)  # type: ignore[attr-defined]
+        rng = np.random.default_rng([env_seed, 1])
+        policy = self.explore("explore", rng)
+        first = int(rng.integers(max(1, EXPLORATION_STEPS - goal_offset)))
+        states = [self.get_state()]
+        for _ in range(first + goal_offset):
+            action = policy(None, {"state": states[-1]})
+            states.append(self.physics(states[-1], action[None])[-1])
+        return states[first], states[-1]
 
     def readings(self, states: Array) -> dict[str, Array]:
         """Quantities ``[...]`` that an image of a state ``[..., Ds]`` shows, by name. Probes learn
@@ -126,9 +141,8 @@ class Task:
     """Names that `explore` takes."""
 
     def explore(self, policy: str, rng: np.random.Generator) -> Policy:
-        """An exploration policy, which may read ``info["state"]``."""
-        from envs.exploration import RandomWalk
-
+        """An exploration policy. It may read ``info["state"]``; `sample_task` gives it no
+        observation."""
         return RandomWalk(rng, self.action_space, persistence=2.0)  # type: ignore[attr-defined]
 
     def hold(self, obs: Any) -> Array | None:
@@ -185,22 +199,33 @@ class Task:
         return state
 
 
+def find_task(env: gym.Env[Any, Any]) -> Any:
+    """The outermost wrapper that is a `Task`, or the environment itself, or None. It may lack what
+    evaluation needs: see `task_of`."""
+    layer: Any = env
+    while not isinstance(layer, Task):
+        if not isinstance(layer, gym.Wrapper):
+            return None
+        layer = layer.env
+    return layer
+
+
 def task_of(env: gym.Env[Any, Any]) -> Any:
-    """The task of an environment: the outermost wrapper, or the environment itself, that has one.
+    """The task of an environment: the outermost wrapper, or the environment itself, that is a
+    `Task`.
 
     Raises:
-        ValueError: none has; names what is missing.
+        ValueError: there is none, or it lacks something; names what is missing.
     """
-    layer: Any = env
-    while True:
-        if all(hasattr(layer, name) for name in REQUIRED):
-            return layer
-        if not isinstance(layer, gym.Wrapper):
-            break
-        layer = layer.env
-    missing = [name for name in REQUIRED if not hasattr(layer, name)]
-    name = env.spec.id if env.spec is not None else type(layer).__name__
-    raise ValueError(
-        f"{name} has no {', '.join(missing)}: sampling goals and measuring success need an "
-        "envs.task.Task (see docs/own-data.md); collecting and training do not"
-    )
+    name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+    help_text = "sampling goals and measuring success need one (see docs/own-data.md)"
+    task = find_task(env)
+    if task is None:
+        raise ValueError(
+            f"{name} has no envs.task.Task: {help_text}; collecting and training do not"
+        )
+    missing = [x for x in REQUIRED if getattr(type(task), x, None) is getattr(Task, x, None)]
+    missing = [x for x in missing if x not in vars(task)]
+    if missing:
+        raise ValueError(f"the Task of {name} has no {', '.join(missing)}: {help_text}")
+    return task

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import planners
-from envs.policies import make_policy
+from envs.exploration import explorer
 from planners import Budget
 from worldmodel.agent import AgentConfig, make_planner
 from worldmodel.models.checkpoint import load_checkpoint
@@ -65,7 +65,7 @@ def bench_train_step(benchmark: Any, checkpoint: str) -> None:
 def bench_step(benchmark: Any, name: str, kwargs: dict[str, Any]) -> None:
     """A step of exploration, drawn at 112 pixels."""
     env = gym.make(f"envs:worldmodel/{name}-v0", disable_env_checker=True, **kwargs)
-    policy = make_policy(env, "explore", np.random.default_rng(0))
+    policy = explorer(env, "explore", np.random.default_rng(0))
     seen = list(env.reset(seed=0))
 
     def step() -> None:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from make import Make
 
 from envs.chips import CHIP, TRAY, GranularChipsEnv
+from envs.exploration import explorer
 from envs.maze import CELL, LAYOUTS, MAX_SPEED, RADIUS, MazeEnv, _random_layout
-from envs.policies import POLICIES, make_policy
 from envs.pusht import MAX_STEP, PUSHER_RADIUS, WORKSPACE, PushTEnv
 
 ALL = [
@@ -34,7 +34,7 @@ each = pytest.mark.parametrize(
 
 def explore(env: gym.Env[Any, Any], seed: int, steps: int) -> tuple[list[Any], list[Any]]:
     """Actions and (obs, info) of an exploration episode."""
-    policy = make_policy(env, "explore", np.random.default_rng(seed))
+    policy = explorer(env, "explore", np.random.default_rng(seed))
     actions, seen = [], [env.reset(seed=seed)]
     for _ in range(steps):
         actions.append(policy(*seen[-1]))
@@ -272,8 +272,8 @@ def test_actions_are_clipped_to_their_bounds(make: Make, name: str, kwargs: dict
         ("PushT", {"goal_state": np.full(10, np.nan)}, "goal_state .*finite"),
         ("Maze", {"state": np.zeros(4)}, r"shape \(4,\).*layout_seed"),
         ("Maze", {"state": [0.4, 0.9, 0, 0, 3]}, "layout_seed is 3.0"),
-        ("PushT", {"variation": "colour"}, "Push-T has no variation 'colour'; use background"),
-        ("Maze", {"variation": ["light", "friction"]}, "Maze has no variation 'friction'"),
+        ("PushT", {"variation": "colour"}, "PushTEnv has no variation 'colour'; use background"),
+        ("Maze", {"variation": ["light", "friction"]}, "MazeEnv has no variation 'friction'"),
     ],
 )
 def test_reset_options_that_make_no_sense(
@@ -290,8 +290,8 @@ def test_reset_options_that_make_no_sense(
         (lambda: MazeEnv(image_size=4), "image_size is 4"),
         (lambda: PushTEnv(image_size=5000), "image_size is 5000"),
         (lambda: PushTEnv(render_mode="human"), "render_mode is 'human'"),
-        (lambda: make_policy(PushTEnv(), "best", np.random.default_rng(0)), "policy is 'best'"),
-        (lambda: make_policy(gym.make("CartPole-v1"), "random", np.random.default_rng(0)), "Box"),
+        (lambda: explorer(PushTEnv(), "best", np.random.default_rng(0)), "policy is 'best'"),
+        (lambda: explorer(gym.make("CartPole-v1"), "random", np.random.default_rng(0)), "Box"),
     ],
 )
 def test_arguments_that_make_no_sense(make_env: Any, message: str) -> None:
@@ -615,7 +615,7 @@ def test_strokes_of_exploration_go_where_chips_are_and_wild_ones_anywhere(make: 
     touched: dict[str, list[bool]] = {"explore": [], "wild": []}
     longest = dict.fromkeys(touched, 0.0)
     for name, seen in touched.items():
-        policy = make_policy(env, name, np.random.default_rng(0))
+        policy = explorer(env, name, np.random.default_rng(0))
         obs, info = env.reset(seed=0)
         for _ in range(30):
             stroke = policy(obs, info)
@@ -651,7 +651,7 @@ def test_wild_exploration_goes_anywhere_and_still_pushes(make: Make) -> None:
     for name in ("explore", "wild"):
         touched, leaving = [], []
         for seed in range(10):
-            policy = make_policy(env, name, np.random.default_rng(seed))
+            policy = explorer(env, name, np.random.default_rng(seed))
             obs, info = env.reset(seed=seed)
             for _ in range(100):
                 action = policy(obs, info)
@@ -670,10 +670,10 @@ def test_policies_stay_within_bounds_and_repeat(
     make: Make, name: str, kwargs: dict[str, Any]
 ) -> None:
     env = make(name, image_size=16, **kwargs)
-    for policy_name in POLICIES:
+    for policy_name in env.unwrapped.policies:
         episodes = []
         for _ in range(2):
-            policy = make_policy(env, policy_name, np.random.default_rng(0))
+            policy = explorer(env, policy_name, np.random.default_rng(0))
             obs, info = env.reset(seed=0)
             episodes.append([])
             for _ in range(15):

@@ -73,31 +73,11 @@ def test_scores_rank_what_no_level_tells_apart() -> None:
     assert scores == sorted(scores) and len(set(scores)) == 4
 
 
-# ---------------------------------------------------------------------------------------- events
 @pytest.fixture(scope="module")
 def pusht() -> Any:
     env = make_env(PUSHT, {})
     yield env
     env.close()
-
-
-@pytest.mark.parametrize("event", sorted(surprise.EVENTS))
-def test_an_event_changes_the_world_until_it_is_undone(pusht: Any, event: str) -> None:
-    world = pusht.unwrapped
-    pusht.reset(seed=3)
-    before = world.get_state(), world.render_state(world.get_state())
-    saved = {name: getattr(world.model, name).copy() for name in surprise.CHANGED}
-    with surprise.as_it_was(world):
-        surprise.EVENTS[event](world, np.random.default_rng(0))
-        changed = [n for n in saved if (getattr(world.model, n) != saved[n]).any()]
-        moved = (world.get_state() != before[0]).any()
-        assert bool(changed) != (event == "teleport") and moved == (event == "teleport")
-        seen = (world.render_state(world.get_state()) != before[1]).any()
-        assert seen == (event not in surprise.IN_CONTACT)
-        if event == "teleport":
-            apart = np.linalg.norm(world.get_state()[2:4] - before[0][2:4])
-            assert apart > 0.05 and (world.get_state()[:2] == before[0][:2]).all()
-    assert all((getattr(world.model, name) == saved[name]).all() for name in saved)
 
 
 # ------------------------------------------------------------------------ the command, a monitor
@@ -142,7 +122,7 @@ def test_the_monitor_notices_what_is_moved_by_nobody(known: Any, pusht: Any) -> 
     away = np.array([0.01, 0.0], np.float32)
     said = [env.step(away * (-1) ** (step // 5))[4]["surprise"] for step in range(12)]
     assert sum(each["alarm"] for each in said) <= 2
-    surprise.teleport(pusht.unwrapped, np.random.default_rng(0))
+    pusht.unwrapped.disturb("teleport", np.random.default_rng(0))
     *_, info = env.step(away)
     assert info["surprise"]["alarm"] and info["surprise"]["p_value"] < 0.01
 

@@ -115,13 +115,13 @@ class Recorder:
 
     def record(self, index: int) -> dict[str, Array]:
         """Episode `index`: arrays with T or T+1 rows, named as in the file. See `save_shard`."""
-        from envs.policies import make_policy
+        from envs.exploration import explorer
 
         config = self.config
         obs, info = self.env.reset(seed=episode_seed(config.seed, index))
         rng = np.random.default_rng([config.seed, index, 1])
         try:
-            policy = make_policy(self.env, config.policy, rng)
+            policy = explorer(self.env, config.policy, rng)
         except ValueError as error:
             raise UserError(str(error)) from None
         low, high = self.env.action_space.low, self.env.action_space.high  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 import planners
-from envs.policies import make_policy
+from envs.exploration import explorer
 from planners import Budget, Planner, Problem, Trajectory
 from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.cli import Progress, atomic_write_json, parse_config, writable_folder
@@ -266,7 +266,7 @@ def run_random(
     paths = []
     for number, task in enumerate(show_progress(tasks, len(tasks), "random", "episode")):
         begin(env, task, variation)
-        policy = make_policy(env, "random", np.random.default_rng([seed, number]))
+        policy = explorer(env, "random", np.random.default_rng([seed, number]))
         actions = np.stack([policy(None, {}) for _ in range(budget_steps)])
         paths.append(world.physics(task.start_state, actions))
     return paths

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from envs.policies import make_policy
+from envs.task import task_of
 from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config
 from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
@@ -32,7 +32,6 @@ Array = NDArray[Any]
 # Recording seeds its environments with 32-bit numbers: no task is ever part of a training set.
 HELD_OUT = 2**32
 SEEDS_PER_SEED = 2**20
-EPISODE_STEPS = 100  # of the held-out exploration that Push-T's goals are cut from
 PLAIN = ("image_size", "render_mode", "max_episode_steps")  # how it looks, not what it is
 
 
@@ -138,13 +137,10 @@ def sample_tasks(
     if seed < 0 or count < 1:
         raise UserError(f"cannot make {count} tasks of seed {seed}: use at least 1 and at least 0")
     tasks: list[Task] = []
-    judge: Any = env.unwrapped
+    judge = task_of(env)
     first = HELD_OUT + seed * SEEDS_PER_SEED
     for env_seed in range(first, first + 50 * count + 100):
-        _, info = env.reset(seed=env_seed)
-        start, goal = info["state"], info["goal_state"]
-        if not has_random_goals(env):
-            start, goal = _cut_from_exploration(env, env_seed, goal_offset)
+        start, goal = judge.sample_task(env_seed, goal_offset)
         if not judge.success(start, goal) and allowed(start, goal):
             tasks.append(Task(start, goal, env_seed))
         if len(tasks) == count:
@@ -261,22 +257,7 @@ def load_goal(path: str | Path, size: int) -> tuple[Array, Sidecar | None]:
 
 def has_random_goals(env: gym.Env[Any, Any]) -> bool:
     """Whether the goals that resetting draws can be reached from any start, as in a maze."""
-    return getattr(env.unwrapped, "task", "") in ("Maze", "GranularChips")
-
-
-def _cut_from_exploration(
-    env: gym.Env[Any, Any], env_seed: int, goal_offset: int
-) -> tuple[Array, Array]:
-    """States t and t + goal_offset of an exploration episode, at a random t."""
-    rng = np.random.default_rng([env_seed, 1])
-    world: Any = env.unwrapped
-    policy = make_policy(env, "explore", rng)
-    first = int(rng.integers(max(1, EPISODE_STEPS - goal_offset)))
-    states = [world.get_state()]
-    for _ in range(first + goal_offset):
-        action = policy(None, {"state": states[-1]})
-        states.append(world.physics(states[-1], action[None])[-1])  # nobody looks: do not render
-    return states[first], states[-1]
+    return not task_of(env).goal_offset_matters
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@
 
 Episodes of held-out seeds, in which nothing but the robot moves things, say how large the errors of
 what the model expects usually are: those limits are kept with the checkpoint (`--save`). Then come
-further usual episodes, and some in which something happens that cannot be expected: see `EVENTS`.
+further usual episodes, and some in which something happens that cannot be expected: see
+`envs.disturbances`.
 What is reported of each event:
 
     AUROC        of the most surprising step of the window after it, beside usual windows: how often
@@ -19,8 +20,6 @@ that they are compared with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,8 @@ import torch
 from numpy.typing import NDArray
 
 import planners
-from envs.policies import make_policy
+from envs.exploration import explorer
+from envs.task import task_of
 from worldmodel.agent import Agent, AgentConfig
 from worldmodel.cli import atomic_write_json, parse_config
 from worldmodel.cli import progress as show_progress
@@ -84,80 +84,6 @@ class SurpriseConfig:
             raise UserError(f"alarm is {self.alarm}: a p-value lies between 0 and 1")
 
 
-# -------------------------------------------------------------------------------------- events
-def teleport(world: Any, rng: np.random.Generator) -> None:
-    """What can be moved is elsewhere, by a tenth of the world at least."""
-    state = world.get_state()
-    thing = [name for name in world.state_names if not name.startswith("pusher")]
-    at = [world.state_names.index(name) for name in thing]
-    span = 0.1 * world.model.cam_fovy[0]
-    for _ in range(100):
-        other = world.sample_state(rng)
-        other[[i for i in range(len(state)) if i not in at]] = np.delete(state, at)
-        robot = state[:2] if len(at) < len(state) else np.full(2, np.inf)
-        if np.linalg.norm(other[at[:2]] - state[at[:2]]) > span and (
-            np.linalg.norm(other[at[:2]] - robot) > span
-        ):
-            break
-    world.set_state(other)
-
-
-def vanish(world: Any, rng: np.random.Generator) -> None:
-    """What can be moved is neither seen nor felt any more."""
-    world.model.geom_rgba[world.objects(), 3] = 0.0
-    ghost(world, rng)
-
-
-def ghost(world: Any, rng: np.random.Generator) -> None:
-    """What can be moved lets everything pass through it."""
-    world.model.geom_contype[world.objects()] = 0
-    world.model.geom_conaffinity[world.objects()] = 0
-
-
-def colour(world: Any, rng: np.random.Generator) -> None:
-    """What can be moved has another colour."""
-    world.model.geom_rgba[world.objects(), :3] = rng.uniform(0.1, 0.9, 3)
-
-
-def shape(world: Any, rng: np.random.Generator) -> None:
-    """What can be moved is half as wide or long, or twice."""
-    world.model.geom_size[world.objects()[0], 0] *= rng.choice([0.5, 2.0])
-
-
-def friction(world: Any, rng: np.random.Generator) -> None:
-    """All friction is four times as large, or a quarter."""
-    factor = rng.choice([0.25, 4.0])
-    world.model.geom_friction[:, 0] *= factor
-    world.model.dof_frictionloss[:] *= factor
-
-
-def camera(world: Any, rng: np.random.Generator) -> None:
-    """The camera was bumped: it looks elsewhere by 3 to 6 % of the image."""
-    angle, far = rng.uniform(0, 2 * np.pi), rng.uniform(0.03, 0.06) * world.model.cam_fovy[0]
-    world.model.cam_pos[:, :2] += far * np.array([np.cos(angle), np.sin(angle)])
-
-
-EVENTS: dict[str, Callable[[Any, np.random.Generator], None]] = {
-    event.__name__: event for event in (teleport, vanish, ghost, colour, shape, friction, camera)
-}
-IN_CONTACT = ("ghost", "friction")
-CHANGED = (
-    *("geom_rgba", "geom_contype", "geom_conaffinity", "geom_size", "geom_friction"),
-    *("dof_frictionloss", "cam_pos"),
-)
-
-
-@contextmanager
-def as_it_was(world: Any) -> Iterator[None]:
-    """Undo events afterwards."""
-    saved = {name: getattr(world.model, name).copy() for name in CHANGED}
-    try:
-        yield
-    finally:
-        for name, values in saved.items():
-            getattr(world.model, name)[:] = values
-
-
 # ------------------------------------------------------------------------------------ episodes
 def run_episode(
     agent: Agent, env: gym.Env[Any, Any], policy: str, steps: int, seed: int, event: str = ""
@@ -170,16 +96,17 @@ def run_episode(
     """
     rng = np.random.default_rng([seed, 1])
     obs, info = env.reset(seed=HELD_OUT + seed)
-    act = make_policy(env, policy, np.random.default_rng([seed, 0]))
+    act = explorer(env, policy, np.random.default_rng([seed, 0]))
     agent.reset(obs["pixels"])
     agent.observe(obs)
     at = int(rng.integers(FIRST, steps - WINDOW))
     errors, contact, shown = [], [], None
-    with as_it_was(env.unwrapped):
+    task = task_of(env)
+    with task.undo_disturbances():
         for step in range(steps):
             due = event and shown is None and step >= at
-            if due and (event not in IN_CONTACT or info["contact"]):
-                EVENTS[event](env.unwrapped, rng)
+            if due and (event not in task.contact_disturbances or info["contact"]):
+                task.disturb(event, rng)
                 shown = step
             action = act(obs, info)
             agent.took(torch.as_tensor(action, dtype=torch.float32)[None])
@@ -206,6 +133,7 @@ def surprise(config: SurpriseConfig) -> dict[str, Any]:
     checkpoint = config.checkpoint or bundled_for(config.env)
     model, encoder, info = load_checkpoint(checkpoint)
     env = make_env(config.env, config.env_kwargs or info.env_kwargs, info.image_size)
+    task = task_of(env)
     try:
         check_fits(env, info)
         agent = watcher(checkpoint, info, (model, encoder))
@@ -236,11 +164,15 @@ def surprise(config: SurpriseConfig) -> dict[str, Any]:
             },
             "events": {},
         }
-        for event in EVENTS:
+        for event in task.disturbances:
             usual = [
                 window
                 for number, (errors, contact, _) in enumerate(further)
-                if len(window := _window(errors, _start(contact, event, config, number)))
+                if len(
+                    window := _window(
+                        errors, _start(contact, event in task.contact_disturbances, config, number)
+                    )
+                )
             ]
             planted = episodes(event, config.episodes, first + config.usual, event)
             after = [_window(errors, at) for errors, _, at in planted if at is not None]
@@ -254,10 +186,10 @@ def surprise(config: SurpriseConfig) -> dict[str, Any]:
     return result
 
 
-def _start(contact: Array, event: str, config: SurpriseConfig, seed: int) -> int | None:
+def _start(contact: Array, in_contact: bool, config: SurpriseConfig, seed: int) -> int | None:
     """Where a usual window begins: anywhere, or in contact."""
     at = int(np.random.default_rng([seed, 2]).integers(FIRST, config.steps - WINDOW))
-    if event not in IN_CONTACT:
+    if not in_contact:
         return at
     touching = np.flatnonzero(contact[at:])
     return at + int(touching[0]) if len(touching) else None

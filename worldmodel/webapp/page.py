@@ -201,7 +201,7 @@ class Session:
         state, at = self._last_goal(), self.things[thing]
         state[at : at + 2] = self.sim.from_image(place)
         if isinstance(self.sim, maze.MazeEnv):
-            state[:2] = self.sim.nearest_free(state[:2])
+            state = self.sim.settle(state)
         else:
             self._make_room(state)
         self.set_goal(state)

@@ -1,0 +1,126 @@
+"""The off-screen camera: renders a MuJoCo model from above, without a display."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import ctypes.util
+import importlib
+import importlib.util
+import os
+import sys
+import weakref
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Camera:
+    """Renders a model off screen through its camera ``top``.
+
+    `mujoco.Renderer` uses the OpenGL library that was chosen when mujoco was first imported, which
+    may need a display. This class chooses a library that needs none.
+
+    Args:
+        model: has a fixed camera named ``top``.
+        size: height and width of the image, pixels.
+
+    Raises:
+        RuntimeError: OpenGL cannot render here; names the packages to install.
+    """
+
+    def __init__(self, model: mujoco.MjModel, size: int) -> None:
+        # Mesa renders on the CPU with its own threads. Threads do not survive a fork, which hangs
+        # Gymnasium's asynchronous vector environments; small images gain nothing from them.
+        os.environ.setdefault("LP_NUM_THREADS", "0")
+        _load_triton_first()
+        library = os.environ.get("MUJOCO_GL", "").lower() or _headless_library()
+        try:
+            source = f"mujoco.{library}" if library in ("egl", "osmesa") else "mujoco"
+            self.context = importlib.import_module(source).GLContext(size, size)
+            self.context.make_current()
+            self.opengl = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        except Exception as error:  # MuJoCo raises whatever its OpenGL loader raised
+            raise RuntimeError(
+                f"cannot render with MUJOCO_GL={library}: {error}. Install the system packages "
+                "libegl1 and libgl1 (Debian, Ubuntu), or libosmesa6 and set MUJOCO_GL=osmesa"
+            ) from error
+        # At exit, OpenGL must be freed before Python unloads MuJoCo, also if nobody closed the env.
+        atexit.register(_close, weakref.ref(self))
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.opengl)
+        self.model = model
+        self.scene = mujoco.MjvScene(model, maxgeom=1000)
+        # Shadows and reflections would take most of the rendering time.
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self.scene.flags[flag] = 0
+        self.option = mujoco.MjvOption()
+        self.view = mujoco.MjvCamera()
+        self.view.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self.view.fixedcamid = model.camera("top").id
+        self.frame = mujoco.MjrRect(0, 0, size, size)
+        self.pixels = np.empty((size, size, 3), np.uint8)
+
+    def render(self, data: mujoco.MjData) -> Array:
+        """The image of `data`, uint8 ``[H, W, 3]``."""
+        self.context.make_current()  # another environment may have rendered in between
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(
+            self.model, data, self.option, None, self.view, everything, self.scene
+        )
+        mujoco.mjr_render(self.frame, self.scene, self.opengl)
+        mujoco.mjr_readPixels(self.pixels, None, self.frame, self.opengl)
+        return self.pixels[::-1].copy()  # OpenGL's first row is the lowest
+
+    def close(self) -> None:
+        """Free the OpenGL context."""
+        self.context.make_current()
+        self.opengl.free()
+        self.context.free()
+
+
+def _close(camera: weakref.ref[Camera]) -> None:
+    alive = camera()
+    if alive is not None:
+        alive.close()
+
+
+def _headless_library() -> str:
+    """EGL if it works, else OSMesa if it is installed; outside Linux, MuJoCo's default."""
+    if sys.platform != "linux":
+        return "the system's default"
+    if not _egl_has_a_device() and ctypes.util.find_library("OSMesa"):
+        return "osmesa"
+    return "egl"
+
+
+def _egl_has_a_device() -> bool:
+    """Whether EGL has a library and a driver, so that it can render without a display."""
+    try:
+        egl = ctypes.CDLL("libEGL.so.1")
+        egl.eglGetProcAddress.restype = ctypes.c_void_p
+        address = egl.eglGetProcAddress(b"eglQueryDevicesEXT")
+    except (OSError, AttributeError):
+        return False
+    if not address:
+        return False
+    count = ctypes.c_int(0)
+    int_pointer = ctypes.POINTER(ctypes.c_int)
+    query = ctypes.CFUNCTYPE(ctypes.c_uint, ctypes.c_int, ctypes.c_void_p, int_pointer)(address)
+    return bool(query(0, None, ctypes.byref(count))) and count.value > 0
+
+
+def _load_triton_first() -> None:
+    """Load triton's library, which comes with PyTorch, before Mesa's software renderer.
+
+    Both contain LLVM. If Mesa's copy loads first, a later import of triton, as by ``torch.optim``,
+    ends in a segmentation fault.
+    """
+    triton = importlib.util.find_spec("triton")
+    for folder in (triton and triton.submodule_search_locations) or ():
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(os.path.join(folder, "_C", "libtriton.so"))
