@@ -374,7 +374,7 @@ def test_attention_probe_finds_the_odd_token() -> None:
 def test_probe_command_line(
     tmp_path: Path, exported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from worldmodel.data import collection as collect
+    from worldmodel import collect
 
     data = str(tmp_path / "pusht")
     collected = ["--env", "worldmodel/PushT-v0", "--out", data, "--episodes", "6", "--steps", "30"]

@@ -14,8 +14,8 @@ import torch
 from make import Make
 from torch import Tensor, nn
 
+from worldmodel import collect
 from worldmodel import probe as probe_verb
-from worldmodel.data import collection as collect
 from worldmodel.measure import probing as probe
 from worldmodel.measure.probe_targets import mean_errors, position_columns
 from worldmodel.measure.readout import Parts, linear_reading, narrow, r2, read

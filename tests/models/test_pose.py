@@ -233,7 +233,7 @@ def test_a_pose_is_learnt_kept_and_resumed(pushes: Path, monkeypatch: pytest.Mon
     )
     trainer = Trainer(config)
     assert "reconstruct" not in trainer.train_step()
-    z = trainer.episodes.frames[0][:, 0]
+    z = trainer.features[0][:, 0]
     state = trainer.datasets[0].state
     assert state is not None
     true = np.stack([state[:, 2], -state[:, 3]], 1)
@@ -250,7 +250,7 @@ def test_a_pose_is_learnt_kept_and_resumed(pushes: Path, monkeypatch: pytest.Mon
     resumed = Trainer(replace(config, resume=True))
     resumed.resume()
     resumed.train_step()
-    assert (resumed.episodes.frames[0][:, 0] == z).all() and len(calls) == 1
+    assert (resumed.features[0][:, 0] == z).all() and len(calls) == 1
     model, _, info = load_checkpoint(str(pushes / "run" / "checkpoint"))
     assert info.model.projector == "pose"
     tokens = torch.from_numpy(np.array(trainer.tokens[0][:4])).float()

@@ -14,7 +14,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tiny import tiny_checkpoint
 
-from worldmodel.data.collection import main as collect
+from worldmodel.collect import main as collect
 from worldmodel.errors import UserError
 from worldmodel.models.checkpoint import BUNDLED_FOLDER, load_checkpoint
 from worldmodel.models.decoder import (

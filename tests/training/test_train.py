@@ -19,6 +19,7 @@ from processes import started
 from safetensors.torch import load_file, save_file
 from tiny import CONFIG, tiny_checkpoint
 
+from worldmodel.data.clips import gather
 from worldmodel.data.collection import CollectConfig, collect
 from worldmodel.encoders.encoder import BUNDLED, load_encoder
 from worldmodel.errors import UserError
@@ -82,7 +83,7 @@ def test_latents_are_fixed_after_the_joint_steps(maze: Path) -> None:
         for name, value in model.projector.state_dict().items():
             assert torch.equal(value, projector[name])
     assert not torch.equal(trainer.model.predictor.next_z.weight, predictor)
-    assert trainer.episodes.frames[0].shape == (120 * 21, SMALL.tokens, SMALL.dim)
+    assert trainer.features[0].shape == (120 * 21, SMALL.tokens, SMALL.dim)
 
 
 def test_a_checkpoint_keeps_the_local_weights_of_its_encoder(maze: Path) -> None:
@@ -105,12 +106,11 @@ def test_only_the_predictor_learns_from_dynamics_data(maze: Path) -> None:
     wild = maze / "wild"
     collect(CollectConfig(env="worldmodel/Maze-v0", episodes=20, steps=15, out=wild, workers=1))
     trainer = Trainer(config(maze, "wild-run", steps=4, joint=0.5, dynamics_data=str(wild)))
-    assert {source for source, _, _ in trainer.episodes.train} == {0}
+    assert set(trainer.train_on.source) == {0}
     for _ in range(3):
         trainer.train_step()
-    sources = [source for source, _, _ in trainer.episodes.train]
-    assert (sources.count(0), sources.count(1)) == (114, 19)
-    assert [len(frames) for frames in trainer.episodes.frames] == [120 * 21, 20 * 16]
+    assert np.bincount(trainer.train_on.source).tolist() == [114, 19]
+    assert [len(frames) for frames in trainer.features] == [120 * 21, 20 * 16]
     alone = Trainer(config(maze, "alone", steps=4, joint=0.5))
     assert alone.spec.proprio_mean != trainer.spec.proprio_mean  # statistics are of all frames
 
@@ -131,8 +131,8 @@ def test_a_smaller_predictor_learns_to_imagine_what_its_teacher_does(maze: Path)
 
     def apart() -> float:
         """Between what the two imagine under actions never logged, in terms of what changes."""
-        clips = trainer.episodes.clips(trainer.episodes.held_out, 64, 3, np.random.default_rng(1))
-        seen = (clips["frames"].float(), clips["proprio"], clips["actions"])
+        clips = trainer.sampler.draw(trainer.held_out, 64, 3, np.random.default_rng(1))
+        seen = (gather(clips, trainer.features).float(), clips.proprio, clips.actions)
         actions = (2 * torch.rand(64, 1, 3, 10, generator=torch.Generator().manual_seed(0)) - 1) / 2
         a, b = (m.rollout(*seen, actions).z for m in (trainer.teacher, trainer.average))
         moved = a - seen[0][:, None, -1:]

@@ -1,10 +1,9 @@
-"""Recorded episodes and their cached latents: what training reads.
+"""Recorded episodes.
 
-``open_dataset`` opens a Minari dataset (HDF5) whose observations are a Dict with ``pixels`` and,
-usually, ``proprio``: one made by ``python -m worldmodel.collect`` or by anybody else. All frames of
-all episodes stand in one row, ``N`` in all; everything small lies in memory and pixels are read on
-demand. ``LatentCache`` keeps the encoder's tokens of those N frames in one memory-mapped file, so
-that training neither decodes nor encodes an image twice.
+`open_dataset` opens a Minari dataset (HDF5) whose observations are a Dict with ``pixels`` and,
+usually, ``proprio``: one from ``python -m worldmodel.collect`` or from any other program. The
+frames of all episodes are concatenated, N in all. Pixels are read on demand; everything else is in
+memory.
 """
 
 from __future__ import annotations
@@ -29,13 +28,12 @@ from worldmodel.errors import UserError
 Array = NDArray[Any]
 
 
-# -------------------------------------------------------------------------------- the dataset
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Episodes in one row of N frames. Frame ``offsets[e] + t`` is step t of episode e.
+    """Concatenated episodes of N frames. Frame ``offsets[e] + t`` is step t of episode e.
 
-    An episode of T actions has T + 1 frames, so its last frame has no action: ``actions`` is NaN
-    there, on purpose, and ``has_action`` is False.
+    An episode of T actions has T + 1 frames. Its last frame has no action: there ``actions`` is NaN
+    and ``has_action`` is False.
     """
 
     path: Path
@@ -48,13 +46,17 @@ class Dataset:
     actions: Array  #: float32 [N, A]
     proprio: Array  #: float32 [N, Dp]
     state: Array | None  #: simulator truth, float64 [N, Ds], None if it was not recorded
-    contact: Array | None  #: whether the action before this frame touched anything, bool [N]
+    contact: Array | None  #: whether the robot touched an object in the step before, bool [N]
     action_low: Array  #: float32 [A]
     action_high: Array  #: float32 [A]
     pixels_shape: tuple[int, int, int]  #: (H, W, 3)
     state_names: tuple[str, ...]
     proprio_names: tuple[str, ...]
-    jpeg: bool  #: frames are stored as JPEG, as Minari does unless told not to
+    jpeg: bool  #: frames are stored as JPEG, Minari's default
+    action_names: tuple[str, ...] = ()
+    #: the action that keeps the robot where it is, [A]; "repeat": the last action again; None:
+    #: nobody declared one
+    hold: list[float] | str | None = None
 
     @property
     def episodes(self) -> int:
@@ -67,10 +69,10 @@ class Dataset:
 
     @functools.cached_property
     def has_action(self) -> Array:
-        """Whether an action was taken at the frame, bool [N]."""
-        taken = np.ones(len(self), bool)
-        taken[self.offsets[1:] - 1] = False
-        return taken
+        """Whether an action follows the frame, bool [N]."""
+        followed = np.ones(len(self), bool)
+        followed[self.offsets[1:] - 1] = False
+        return followed
 
     def frames(self, episode: int) -> slice:
         """The T + 1 frames of one episode, as a slice of the N."""
@@ -79,7 +81,7 @@ class Dataset:
         return slice(int(self.offsets[episode]), int(self.offsets[episode + 1]))
 
     def pixels(self, frames: slice | int | ArrayLike) -> Array:
-        """Read frames from disk.
+        """Read images from disk.
 
         Args:
             frames: indices in 0..N-1, any order, repeats allowed; or a slice of the N frames, such
@@ -103,7 +105,7 @@ class Dataset:
             raise IndexError(f"frames reach {index.min()}..{index.max()}; there are {len(self)}")
         out = np.empty((len(index), *self.pixels_shape), np.uint8)
         episode = np.searchsorted(self.offsets, index, "right") - 1
-        # In the order of the file, and neighbours together: a run of frames is one read.
+        # In the order of the file; consecutive frames are one read.
         order = np.argsort(index, kind="stable")
         breaks = (np.diff(index[order]) != 1) | (np.diff(episode[order]) != 0)
         for run in np.split(order, np.flatnonzero(breaks) + 1) if len(order) else ():
@@ -152,8 +154,8 @@ def open_dataset(path: str | Path) -> Dataset:
     """Open a Minari HDF5 dataset: the folder that ``collect --out`` wrote, or its ``data``.
 
     Raises:
-        UserError: nothing there, an unfinished collection, a missing, truncated or damaged file, or
-            a dataset without pixels or with actions that are not a Box.
+        UserError: no dataset, an unfinished collection, a missing, truncated or damaged file, no
+            pixels, or actions that are not a Box.
     """
     path = Path(path)
     if path.name == "data" and (path / "metadata.json").exists():
@@ -164,7 +166,7 @@ def open_dataset(path: str | Path) -> Dataset:
         if (path / "collection.json").exists():
             raise UserError(
                 f"{path} is not complete: run its `python -m worldmodel.collect` command again, "
-                "it goes on where it stopped"
+                "it continues where it stopped"
             ) from None
         raise UserError(
             f"no dataset in {path}: make one with `python -m worldmodel.collect --out {path}`"
@@ -181,7 +183,7 @@ def open_dataset(path: str | Path) -> Dataset:
             what = "is missing" if found is None else f"has {found} bytes instead of {size}"
             raise UserError(
                 f"{file} {what}: run the `python -m worldmodel.collect` command again, it "
-                "collects what is lost"
+                "collects the lost episodes"
             )
     try:
         return _load(path, metadata, ours)
@@ -192,11 +194,51 @@ def open_dataset(path: str | Path) -> Dataset:
 
 
 def _load(path: Path, metadata: dict[str, Any], ours: dict[str, Any]) -> Dataset:
+    """The dataset of parsed metadata; `ours` is the part that only ``collect`` writes."""
     space = json.loads(metadata["action_space"])
     pixels_space = json.loads(metadata["observation_space"])["subspaces"]["pixels"]
     total = int(metadata["total_episodes"])
     if space["type"] != "Box" or total == 0:
         raise UserError(f"{path} has {total} episodes with actions {space['type']}: need Box")
+    shape = pixels_space["shape"]
+    if pixels_space["dtype"] != "uint8" or len(shape) != 3 or shape[2] != 3:
+        raise UserError(f"{path} has pixels {pixels_space['dtype']} {shape}: need uint8 [H, W, 3]")
+    lengths, seeds, columns = _columns(path, total)
+    actions, proprio = columns["actions"], columns["proprio"]
+    assert actions is not None
+    if proprio is None:
+        raise UserError(f"{path} lacks the proprio of some episodes")
+    spec = json.loads(metadata.get("env_spec") or "{}")
+    low, high = (
+        np.broadcast_to(np.asarray(space[side], np.float32), space["shape"]).ravel()
+        for side in ("low", "high")
+    )
+    return Dataset(
+        path=path,
+        env_id=ours.get("env") or spec.get("id") or "",
+        env_kwargs=ours.get("env_kwargs") or {},
+        hash=ours.get("hash") or _content_hash(path, metadata, actions, proprio),
+        lengths=lengths,
+        offsets=np.concatenate([[0], np.cumsum(lengths + 1)]),
+        seeds=seeds,
+        actions=actions,
+        proprio=proprio,
+        state=columns["state"],
+        contact=columns["contact"],
+        action_low=low,
+        action_high=high,
+        pixels_shape=(shape[0], shape[1], 3),
+        state_names=tuple(ours.get("state_names", ())),
+        proprio_names=tuple(ours.get("proprio_names", ())),
+        jpeg=bool(metadata.get("jpeg_encoding", True)) and min(shape[:2]) >= 32,
+        action_names=tuple(ours.get("action_names", ())),
+        hold=ours.get("hold"),
+    )
+
+
+def _columns(path: Path, total: int) -> tuple[Array, Array, dict[str, Array | None]]:
+    """Lengths and seeds of the episodes ``[E]``, and everything small that was recorded of their
+    frames ``[N, ...]``, None where an episode lacks it."""
     parts: dict[str, list[Array | None]] = {
         name: [] for name in ("actions", "proprio", "state", "contact")
     }
@@ -215,54 +257,25 @@ def _load(path: Path, metadata: dict[str, Any], ours: dict[str, Any]) -> Dataset
             ("contact", "infos/contact", bool),
         ):
             found = np.asarray(group[key][()], dtype) if key in group else None
-            # Minari lets infos leave out the first frame; such a one cannot be lined up.
+            # Minari allows infos without the first frame; these cannot be aligned.
             aligned = found is not None and len(found) == length + 1
             parts[name].append(found if aligned else None)
-    if parts["proprio"][0] is None:  # logs of a robot that measures nothing of itself
+    if parts["proprio"][0] is None:  # logs of a robot without proprioception
         parts["proprio"] = [np.zeros((length + 1, 1), np.float32) for length in lengths]
     columns: dict[str, Array | None] = {}
     for name, rows in parts.items():
         present = [row for row in rows if row is not None]
         columns[name] = np.concatenate(present) if len(present) == total else None
-    all_actions, proprio = columns["actions"], columns["proprio"]
-    assert all_actions is not None
-    if proprio is None:
-        raise UserError(f"{path} lacks the proprio of some episodes")
-    digest = ours.get("hash")
-    if not digest:
-        sizes = [p.stat().st_size for p in sorted((path / "data").glob("*.hdf5"))]
-        content = hashlib.sha256(json.dumps([metadata, sizes], sort_keys=True).encode())
-        content.update(all_actions.tobytes())
-        content.update(proprio.tobytes())
-        digest = content.hexdigest()
-    spec = json.loads(metadata.get("env_spec") or "{}")
-    low, high = (
-        np.broadcast_to(np.asarray(space[side], np.float32), space["shape"]).ravel()
-        for side in ("low", "high")
-    )
-    shape = pixels_space["shape"]
-    image = pixels_space["dtype"] == "uint8" and len(shape) == 3 and shape[2] == 3
-    if not image:
-        raise UserError(f"{path} has pixels {pixels_space['dtype']} {shape}: need uint8 [H, W, 3]")
-    return Dataset(
-        path=path,
-        env_id=ours.get("env") or spec.get("id") or "",
-        env_kwargs=ours.get("env_kwargs") or {},
-        hash=digest,
-        lengths=lengths,
-        offsets=np.concatenate([[0], np.cumsum(lengths + 1)]),
-        seeds=seeds,
-        actions=all_actions,
-        proprio=proprio,
-        state=columns["state"],
-        contact=columns["contact"],
-        action_low=low,
-        action_high=high,
-        pixels_shape=(shape[0], shape[1], 3),
-        state_names=tuple(ours.get("state_names", ())),
-        proprio_names=tuple(ours.get("proprio_names", ())),
-        jpeg=bool(metadata.get("jpeg_encoding", True)) and min(shape[:2]) >= 32,
-    )
+    return lengths, seeds, columns
+
+
+def _content_hash(path: Path, metadata: dict[str, Any], actions: Array, proprio: Array) -> str:
+    """Hash of a dataset whose metadata has none, because another program wrote it."""
+    sizes = [p.stat().st_size for p in sorted((path / "data").glob("*.hdf5"))]
+    content = hashlib.sha256(json.dumps([metadata, sizes], sort_keys=True).encode())
+    content.update(actions.tobytes())
+    content.update(proprio.tobytes())
+    return content.hexdigest()
 
 
 def _groups(path: Path, count: int) -> Iterator[h5py.Group]:
@@ -288,11 +301,11 @@ def _plain(error: BaseException) -> str:
 def split(dataset: Dataset, held_out: float = 0.1) -> tuple[Array, Array]:
     """Episode numbers for training and held out, both int64 and ascending.
 
-    Every 1/held_out-th episode is held out (at least one), so an episode keeps its side when the
-    dataset is extended, and no draw of luck is in it.
+    Every 1/held_out-th episode is held out (at least one). So the split is not random, and an
+    episode keeps its side when the dataset is extended.
 
     Raises:
-        ValueError: held_out is not in [0, 1), or it would leave nothing to train on.
+        UserError: held_out is not in [0, 1), or no episode would be left to train on.
     """
     if not 0 <= held_out < 1:
         raise UserError(f"held_out is {held_out}: it must be at least 0 and below 1")

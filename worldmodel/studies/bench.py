@@ -57,8 +57,8 @@ from worldmodel.cli import (
     writable_folder,
 )
 from worldmodel.cli import run as run_command
-from worldmodel.data.clips import Episodes
-from worldmodel.data.collection import CollectConfig, Recorder, save_shard
+from worldmodel.data.recording import CollectConfig, Recorder
+from worldmodel.data.shards import save_shard
 from worldmodel.encoders.encoder import Encoder
 from worldmodel.errors import UserError
 from worldmodel.measure.film import ALARM, WARNING, as_png
@@ -332,10 +332,13 @@ class Rehearsal(Trainer):
             offsets=np.arange(episodes) * (steps + 1),
             lengths=np.full(episodes, steps),
             proprio=spec.proprio_mean + rng.standard_normal((frames, 1)) * spec.proprio_std,
+            action_low=np.array(spec.action_low, np.float32),
+            action_high=np.array(spec.action_high, np.float32),
+            hold=None,
             actions=rng.uniform(spec.action_low, spec.action_high, (frames, len(spec.action_low))),
         )
         latents = rng.standard_normal((frames, c.tokens, c.dim)).astype(np.float16)
-        self.episodes = Episodes([data], [latents], c.frameskip, self.config.held_out)
+        self._sample_from([data], [latents])
         torch.manual_seed(0)
         self.model = WorldModel(c, spec)
         self.model.projector.requires_grad_(False)

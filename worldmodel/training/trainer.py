@@ -52,8 +52,8 @@ from torch import Tensor, nn
 
 from worldmodel.cli import Progress, parse_config, progress, run
 from worldmodel.data.cache import LatentCache
-from worldmodel.data.clips import Clips, Episodes
-from worldmodel.data.dataset import open_dataset
+from worldmodel.data.clips import Clips, ClipSampler, gather, spaced_frames
+from worldmodel.data.dataset import Dataset, open_dataset
 from worldmodel.encoders.encoder import load_encoder
 from worldmodel.errors import UserError
 from worldmodel.models.checkpoint import (
@@ -245,7 +245,7 @@ class Trainer:
         self.joint = c.joint if c.model.projector == "mlp" and not self.teacher else 0.0
         if self.joint and sum(tokens.nbytes for tokens in seen) < 0.6 * free:
             seen = [np.array(tokens) for tokens in seen]
-        self.episodes = Episodes(joint, seen, c.model.frameskip, c.held_out)
+        self._sample_from(joint, seen)
         self.spec = self.teacher.spec if self.teacher else self._spec()
         torch.manual_seed(c.seed)
         self.model = WorldModel(c.model, self.spec).to(self.device)
@@ -255,8 +255,8 @@ class Trainer:
         elif isinstance(self.model.projector, Components):
             self.model.projector.fit(*self._seen(1024))
         elif self.joint:
-            sample = self.episodes.clips(self.episodes.train, 512, 2, np.random.default_rng(c.seed))
-            tokens = sample["frames"].float().flatten(0, 1).to(self.device)
+            sample = self.sampler.draw(self.train_on, 512, 2, np.random.default_rng(c.seed))
+            tokens = gather(sample, self.features).float().flatten(0, 1).to(self.device)
             self.heads = Heads(c.model, self.spec, tokens).to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizers = self._optimizers()
@@ -320,13 +320,13 @@ class Trainer:
 
     def _seen(self, count: int) -> tuple[Tensor, Tensor]:
         """Tokens ``[M, N, C]`` and pixels ``[M, H, W, 3]`` of about `count` frames to train on."""
-        episodes = self.episodes.train
         rng = np.random.default_rng(self.config.seed)
         tokens, pixels = [], []
+        episodes = list(zip(*self.train_on, strict=True))
         for number in rng.choice(len(episodes), min(count, len(episodes)), replace=False):
             source, first, length = episodes[number]
             at = first + int(rng.integers(length + 1))
-            tokens.append(self.episodes.frames[source][at])
+            tokens.append(self.features[source][at])
             pixels.append(self.datasets[source].pixels([at])[0])
         stacked = (torch.from_numpy(np.stack(parts)).to(self.device) for parts in (tokens, pixels))
         known, shown = stacked
@@ -337,9 +337,8 @@ class Trainer:
 
     def loss(self, clips: Clips) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch and its terms."""
-        frames, proprio, actions = (
-            clips[name].to(self.device) for name in ("frames", "proprio", "actions")
-        )
+        frames = gather(clips, self.features).to(self.device)
+        proprio, actions = clips.proprio.to(self.device), clips.actions.to(self.device)
         if self.teacher:
             terms = self._imagination(*self._lesson(frames.float(), proprio, actions))
         elif self.fixed:
@@ -435,12 +434,16 @@ class Trainer:
         model.projector.load_state_dict(average.projector.state_dict())
         model.projector.requires_grad_(False)
         latents = [self._project(tokens) for tokens in self.tokens]
-        frameskip, held_out = self.config.model.frameskip, self.config.held_out
-        self.episodes = Episodes(self.datasets, latents, frameskip, held_out)
+        self._sample_from(self.datasets, latents)
         self.fixed = True
 
+    def _sample_from(self, datasets: list[Dataset], features: list[Array]) -> None:
+        """Draw clips of these datasets, of whose frames the `features` are known."""
+        self.sampler, self.features = ClipSampler(datasets, self.config.model.frameskip), features
+        self.train_on, self.held_out = self.sampler.split(self.config.held_out)
+
     def _learn_pose(self, pose: Pose) -> None:
-        sources, frames, follows = self.episodes.sample(110_000)
+        sources, frames, follows = spaced_frames(self.train_on, 110_000)
 
         def of_all(read: Any, part: slice = slice(None)) -> Array:
             """What `read` gives for frames of a dataset, for a part of the sampled ones."""
@@ -451,8 +454,8 @@ class Trainer:
             np.array(numbers, np.float32)
             for numbers in (self.spec.proprio_mean, self.spec.proprio_std)
         )
-        measured = [(proprio - mean) / std for proprio in self.episodes.proprio]
-        joint = self.datasets[: len(measured)]
+        joint = self.sampler.datasets
+        measured = [(data.proprio - mean) / std for data in joint]
         acted = [np.flatnonzero(data.has_action) for data in joint]
         some = acted[0][:: math.ceil(len(acted[0]) / 8000)]
         told = robot_in_images(
@@ -500,7 +503,7 @@ class Trainer:
             self.fix_latents()
         rng = np.random.default_rng((c.seed, self.step))
         frames = c.model.context + c.loss.rollout
-        clips = self.episodes.clips(self.episodes.train, c.batch, frames, rng)
+        clips = self.sampler.draw(self.train_on, c.batch, frames, rng)
         done = self.step / c.steps
         lr = c.optim.lr * min(1.0, (self.step + 1) / c.optim.warmup)
         lr *= 0.5 * (1 + math.cos(math.pi * done))
@@ -534,11 +537,11 @@ class Trainer:
         k, model = c.model.context, self.average
         depth = c.horizon
         rng = np.random.default_rng((c.seed, 2**31))
-        batch = self.episodes.clips(self.episodes.held_out, clips, k + depth, rng)
-        frames = batch["frames"].to(self.device)
+        batch = self.sampler.draw(self.held_out, clips, k + depth, rng)
+        frames = gather(batch, self.features).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
             z = frames.float() if self.fixed else model.project(frames.float())
-            proprio, actions = batch["proprio"].to(self.device), batch["actions"].to(self.device)
+            proprio, actions = batch.proprio.to(self.device), batch.actions.to(self.device)
             imagined = model.rollout(
                 z[:, :k], proprio[:, :k], actions[:, : k - 1], actions[:, None, k - 1 :]
             )
@@ -558,8 +561,8 @@ class Trainer:
         """Share of the variance of each number of proprio, in held-out episodes, that the averaged
         model reads off one frame."""
         rng = np.random.default_rng((self.config.seed, 2**31))
-        batch = self.episodes.clips(self.episodes.held_out, clips, 2, rng)
-        frames, proprio = batch["frames"][:, -1].to(self.device), batch["proprio"][:, -1]
+        batch = self.sampler.draw(self.held_out, clips, 2, rng)
+        frames, proprio = gather(batch, self.features)[:, -1].to(self.device), batch.proprio[:, -1]
         with torch.autocast(self.device.type, torch.bfloat16):
             z = frames.float() if self.fixed else self.average.project(frames.float())
             read = self.average.read_proprio(z).cpu()
@@ -589,7 +592,7 @@ class Trainer:
             training={
                 "data": ",".join(path for path in (c.data, c.dynamics_data) if path),
                 **({"teacher": c.teacher} if c.teacher else {}),
-                "episodes": len(self.episodes.train),
+                "episodes": len(self.train_on),
                 "steps": self.step,
                 "batch": c.batch,
                 "minutes": round(self.minutes, 1),
@@ -641,7 +644,7 @@ def train(config: TrainConfig) -> Path:
     if config.resume:
         trainer.resume()
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    print(f"{len(trainer.episodes.train)} episodes, {parameters:,} parameters, {trainer.device}")
+    print(f"{len(trainer.train_on)} episodes, {parameters:,} parameters, {trainer.device}")
     start, before, at = time.monotonic(), trainer.minutes, trainer.step
     with _metrics(out / "metrics.jsonl", trainer.step) as write:
         bar: Progress[Any] = progress(total=config.steps - trainer.step, description="train")

@@ -1,0 +1,256 @@
+"""Recording one episode of any Gymnasium environment that renders."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from worldmodel.errors import UserError
+
+Array = NDArray[Any]
+FORMAT = 1  # raised when old and new recordings must not be mixed in one folder
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What to collect."""
+
+    env: str
+    """Gymnasium id, such as worldmodel/PushT-v0 or my_package:MyEnv-v0 (imports my_package)."""
+    out: Path
+    """Folder of the dataset, such as data/pusht. A second call extends or completes it."""
+    episodes: int = 200
+    """Number of episodes in the complete dataset."""
+    steps: int = 100
+    """Actions in an episode; fewer where the environment terminates."""
+    seed: int = 0
+    """Seed of the whole dataset."""
+    workers: int = 2
+    """Processes. Changes the speed, not the data."""
+    policy: str = "explore"
+    """Exploration policy: explore, random, or another one of the environment's task."""
+    image_size: int = 112
+    """Height and width of the recorded images, pixels."""
+    hold: str = ""
+    """The action that keeps the robot where it is: zero; repeat (the last action again, for
+    absolute position targets); or its numbers, such as 0,0.1. Default: what the environment's
+    task says."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the environment, such as --env_kwargs.layout U."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("episodes", 1), ("steps", 1), ("workers", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        if not 8 <= self.image_size <= 1024:
+            raise UserError(f"image_size is {self.image_size}: choose 8 to 1024 pixels")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that determine the content of an episode."""
+        names = ("env", "env_kwargs", "steps", "seed", "policy", "image_size")
+        return {"format": FORMAT, **{name: asdict(self)[name] for name in names}}
+
+
+class Recorder:
+    """An environment whose observations are reduced to pixels and proprioception.
+
+    Raises:
+        UserError: no such environment, wrong arguments, no Box actions, or nothing to render.
+    """
+
+    def __init__(self, config: CollectConfig) -> None:
+        self.config = config
+        self.env = _make_env(config)
+        if not isinstance(self.env.action_space, gym.spaces.Box):
+            raise UserError(f"{config.env} has actions {self.env.action_space}: only Box will do")
+        space = self.env.observation_space
+        self._has_pixels = isinstance(space, gym.spaces.Dict) and "pixels" in space.spaces
+        if not self._has_pixels:
+            if self.env.render_mode != "rgb_array":
+                raise UserError(
+                    f"{config.env} shows no pixels: it needs render_mode='rgb_array' "
+                    "or an observation Dict with 'pixels'"
+                )
+            if not space.is_np_flattenable:
+                raise UserError(f"{config.env} has observations {space}: they are not vectors")
+
+    def record(self, index: int) -> dict[str, Array]:
+        """Episode `index`: arrays with T or T + 1 rows, by their name in the file."""
+        from envs.exploration import explorer
+
+        config = self.config
+        obs, info = self.env.reset(seed=episode_seed(config.seed, index))
+        rng = np.random.default_rng([config.seed, index, 1])
+        try:
+            policy = explorer(self.env, config.policy, rng)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        low, high = self._bounds()
+        frames, infos = [self._frame(obs)], [info]
+        actions, rewards, ends = [], [], []
+        over = False
+        while not over:
+            # Clipped before it is recorded, so that the model sees the action that was executed.
+            action = np.clip(policy(obs, info), low, high).astype(low.dtype)
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            frames.append(self._frame(obs))
+            infos.append(info)
+            actions.append(action)
+            rewards.append(float(reward))
+            ends.append((terminated, truncated))
+            over = terminated or truncated
+        episode = {
+            "observations/pixels": np.stack([pixels for pixels, _ in frames]),
+            "observations/proprio": np.stack([proprio for _, proprio in frames]),
+            "actions": np.stack(actions),
+            "rewards": np.array(rewards),
+            "terminations": np.array([bool(end[0]) for end in ends]),
+            "truncations": np.array([bool(end[1]) for end in ends]),
+        }
+        for name, dtype in (("state", np.float64), ("contact", bool), ("is_success", bool)):
+            # A missing flag of the first frame counts as False; a missing state as unknown.
+            if all(name in info for info in infos if name == "state" or info is not infos[0]):
+                values = [np.asarray(info.get(name, False), dtype) for info in infos]
+                episode[f"infos/{name}"] = np.stack(values)
+        return episode
+
+    def spaces(self) -> tuple[gym.spaces.Dict, gym.spaces.Box]:
+        """Spaces of the recorded observations and actions."""
+        obs, _ = self.env.reset(seed=0)
+        pixels, proprio = self._frame(obs)
+        observation_space = gym.spaces.Dict(
+            {
+                "pixels": gym.spaces.Box(0, 255, pixels.shape, np.uint8),
+                "proprio": gym.spaces.Box(-np.inf, np.inf, proprio.shape, np.float32),
+            }
+        )
+        assert isinstance(self.env.action_space, gym.spaces.Box)
+        return observation_space, self.env.action_space
+
+    def names(self, kind: str) -> list[str]:
+        """Names of the numbers of a state, an action or proprioception: "state_names", ...; empty
+        where neither the environment nor its task declares them."""
+        for source in (self._task(), self.env.unwrapped):
+            if found := getattr(source, kind, ()):
+                return list(found)
+        return []
+
+    def hold(self) -> list[float] | str | None:
+        """The action that keeps the robot where it is, as a dataset stores it: its numbers,
+        "repeat", or None.
+
+        Raises:
+            UserError: `config.hold` is not such an action.
+        """
+        if self.config.hold:
+            return parse_hold(self.config.hold, *self._bounds())
+        task = self._task()
+        if task is None:
+            return None
+        obs, info = self.env.reset(seed=0)
+        first = task.hold(obs)
+        self.env.action_space.seed(0)
+        for _ in range(min(5, self.config.steps)):
+            obs, *_ = self.env.step(self.env.action_space.sample())
+        second = task.hold(obs)
+        if first is None or second is None or not np.array_equal(first, second):
+            return None  # none, or not one constant action
+        return [float(x) for x in np.ravel(first)]
+
+    def _task(self) -> Any:
+        from envs.task import find_task
+
+        return find_task(self.env)
+
+    def _bounds(self) -> tuple[Array, Array]:
+        space = self.env.action_space
+        assert isinstance(space, gym.spaces.Box)
+        return space.low, space.high
+
+    def _frame(self, obs: Any) -> tuple[Array, Array]:
+        """The current image, uint8 [image_size, image_size, 3], and proprio, float32 [Dp]."""
+        if self._has_pixels:
+            pixels, proprio = obs["pixels"], obs.get("proprio", ())
+        else:
+            pixels = self.env.render()
+            proprio = gym.spaces.flatten(self.env.observation_space, obs)
+        pixels = np.asarray(pixels)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise UserError(
+                f"{self.config.env} shows {pixels.dtype} {pixels.shape}: expected uint8 [H, W, 3]"
+            )
+        size = (self.config.image_size, self.config.image_size)
+        if pixels.shape[:2] != size:
+            from PIL import Image
+
+            # Pillow widens the filter when it shrinks an image, so thin objects stay visible.
+            pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
+        # Without proprioception a single zero, because HDF5 columns need some width.
+        vector = np.asarray(proprio, np.float32).ravel()
+        return pixels, vector if vector.size else np.zeros(1, np.float32)
+
+
+def episode_seed(seed: int, index: int) -> int:
+    """Seed of the environment's reset in episode `index`."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+
+
+def parse_hold(text: str, low: Array, high: Array) -> list[float] | str:
+    """A hold action from a command line.
+
+    Args:
+        text: "zero", "repeat", or numbers separated by commas.
+        low, high: bounds of actions ``[A]``.
+
+    Returns:
+        The action's numbers, or "repeat" (the last action once more).
+
+    Raises:
+        UserError: anything else, or an action outside the bounds.
+    """
+    low, high = np.ravel(low), np.ravel(high)
+    if text == "repeat":
+        return text
+    if text == "zero":
+        return [float(x) for x in np.clip(np.zeros(len(low)), low, high)]
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(
+            f"hold is {text!r}: use zero, repeat, or {len(low)} numbers separated by commas"
+        ) from None
+    if len(numbers) != len(low):
+        raise UserError(f"hold has {len(numbers)} numbers, but an action has {len(low)}")
+    if not ((low <= numbers) & (numbers <= high)).all():
+        raise UserError(f"hold is {numbers}: outside the bounds {low.tolist()} to {high.tolist()}")
+    return numbers
+
+
+def _make_env(config: CollectConfig) -> gym.Env[Any, Any]:
+    import envs  # noqa: F401  (registers the bundled environments)
+
+    try:
+        module, _, name = config.env.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        entry = gym.spec(name).entry_point
+        creator = gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+    except (gym.error.Error, ImportError, AttributeError) as error:
+        known = sorted(name for name in gym.registry if name.startswith("worldmodel/"))
+        raise UserError(f"no environment {config.env!r} ({error}); bundled: {known}") from None
+    kwargs: dict[str, Any] = {"render_mode": "rgb_array", **config.env_kwargs}
+    if creator is not None and "image_size" in inspect.signature(creator).parameters:
+        kwargs.setdefault("image_size", config.image_size)
+    try:
+        return gym.make(
+            config.env, max_episode_steps=config.steps, disable_env_checker=True, **kwargs
+        )
+    except (TypeError, ValueError, gym.error.Error, ImportError) as error:
+        raise UserError(f"cannot make {config.env} with {kwargs}: {error}") from None
