@@ -1,1 +1,1 @@
-"""The page of worldmodel.app."""
+"""The page of `worldmodel.app`: scenes, session (data), view (pictures), layout, page, server."""
