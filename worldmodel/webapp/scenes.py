@@ -61,7 +61,9 @@ def _registered() -> dict[str, SceneChoice]:
     for env_id, spec in list(gym.registry.items()):
         entry = spec.entry_point
         if isinstance(entry, str):
-            if entry.startswith("gymnasium."):  # Gymnasium's own have no scenes; importing them is slow
+            if entry.startswith(
+                "gymnasium."
+            ):  # Gymnasium's own have no scenes; importing them is slow
                 continue
             try:
                 entry = gym.envs.registration.load_env_creator(entry)

@@ -35,9 +35,15 @@ _loading = threading.Lock()
 @functools.cache
 def _load(checkpoint: str, device: str) -> tuple[Any, ...]:
     """Model, encoder, info, and the decoder or None. All tabs share them; nothing changes them."""
-    chosen = pick_device(device)
-    model, encoder, info = load_checkpoint(checkpoint, chosen)
-    return model, encoder, info, load_decoder(checkpoint, model, info)
+    target = pick_device(device)
+    model, encoder, info = load_checkpoint(checkpoint)
+    decoder = load_decoder(checkpoint, model, info)
+    return (
+        model.to(target),
+        encoder.to(target),
+        info,
+        None if decoder is None else decoder.to(target),
+    )
 
 
 class Session:
@@ -140,7 +146,7 @@ class Session:
             UserError: it is not PNG, is too large, or does not have the size of camera images.
         """
         if len(content) > LARGEST_UPLOAD:
-            raise UserError(f"{name} has {len(content)} bytes: at most {LARGEST_UPLOAD} are allowed")
+            raise UserError(f"{name} has {len(content)} bytes: the limit is {LARGEST_UPLOAD}")
         if not content.startswith(b"\x89PNG\r\n"):
             raise UserError(f"{name} is not a PNG image: save the goal as PNG")
         self.goal = read_image(io.BytesIO(content), name, self.info.image_size)
@@ -170,7 +176,7 @@ class Session:
         self.guardrails = []
 
     def regions(self) -> list[tuple[Array, bool]]:
-        """Regions and their margins, as polygons of places ``[n, 2]``, and whether to shade them."""
+        """Polygons ``[n, 2]`` of regions and their margins, and whether to shade each."""
         return drawn_regions(self.env, parse_rules(self.guardrails))
 
     # The run -------------------------------------------------------------------------------
