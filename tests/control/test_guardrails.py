@@ -697,7 +697,7 @@ def test_on_the_true_simulator_nothing_is_ever_broken(name: str) -> None:
     task = Task(state, goal, 0)
     (path,) = evaluate.run_ceiling(agent, planner, planners.Budget(24, 4), env, [task], 40, 0)
     kept = evaluate.kept(
-        agent.rules, world.state_names, [path], evaluate.judge(env, [path], [task])
+        agent.rules, world.state_names, [path], evaluate.measure_outcomes(env, [path], [task])
     )
     assert kept["violation_per_step"]["rate"] == 0
     assert np.linalg.norm(path[-1][:2] - goal[:2]) < 0.08  # round the box, not before it

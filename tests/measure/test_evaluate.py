@@ -22,7 +22,7 @@ from worldmodel.data.collection import episode_seed
 from worldmodel.errors import UserError
 from worldmodel.measure import evaluation as evaluate
 from worldmodel.measure import gallery as gallery
-from worldmodel.measure import judging as judge
+from worldmodel.measure import outcomes as outcome
 from worldmodel.measure import tasks as tasks
 from worldmodel.measure.evaluation_table import table
 from worldmodel.measure.film import BAR, CHART, SIDE
@@ -174,12 +174,11 @@ def test_judge_tells_any_time_from_the_end_and_the_block_from_both(pusht: Any) -
         np.stack([goal, away, away]),  # only at the start, which does not count
         np.stack([away, away, pusher_away]),
     ]
-    outcomes = judge.judge(pusht, paths, [Task(away, goal, 0)] * 4)
+    outcomes = outcome.measure_outcomes(pusht, paths, [Task(away, goal, 0)] * 4)
     assert outcomes.success_any.tolist() == [True, True, False, False]
     assert outcomes.success_final.tolist() == [False, True, False, False]
-    assert outcomes.block_any is not None and outcomes.block_final is not None
-    assert outcomes.block_any.tolist() == [True, True, False, True]
-    assert outcomes.block_final.tolist() == [False, True, False, True]
+    assert outcomes.metrics["block_success_any"].tolist() == [True, True, False, True]
+    assert outcomes.metrics["block_success_final"].tolist() == [False, True, False, True]
 
 
 def test_judged_distance_is_one_where_success_ends(pusht: Any, maze: Any) -> None:
@@ -187,11 +186,11 @@ def test_judged_distance_is_one_where_success_ends(pusht: Any, maze: Any) -> Non
     at = np.stack([goal] * 3)
     at[1, 0] += 0.02
     at[2, 4] = -np.pi - 0.01 + np.deg2rad(20)  # across the seam of the angle
-    distance = judge.judged_distance(pusht, at, goal)
+    distance = outcome.task_distance(pusht, at, goal)
     np.testing.assert_allclose(distance, [0, 1, 1], atol=1e-6)
     goal = np.array([0.4, 0.4, 0, 0, 1])
     there = goal + [0.125, 0, 5, 5, 0]
-    assert judge.judged_distance(maze, there, goal) == pytest.approx(1)
+    assert outcome.task_distance(maze, there, goal) == pytest.approx(1)
 
 
 def test_chips_are_judged_by_their_distance_before_and_after(chips: Any) -> None:
@@ -200,11 +199,12 @@ def test_chips_are_judged_by_their_distance_before_and_after(chips: Any) -> None
     away[[3, 5, 7]] += 0.036  # each is two chip widths away
     apart[:2] += 0.1  # where the blade is does not matter
     paths = [np.stack([away, apart, away]), np.stack([away, away, apart])]
-    outcomes = judge.judge(chips, paths, [Task(away, goal, 0)] * 2)
+    outcomes = outcome.measure_outcomes(chips, paths, [Task(away, goal, 0)] * 2)
     assert outcomes.success_any.tolist() == [True, True]
     assert outcomes.success_final.tolist() == [False, True]
-    np.testing.assert_allclose(outcomes.chamfer, [[4, 4], [4, 0]])
-    np.testing.assert_allclose(judge.judged_distance(chips, paths[0], goal), [16, 0, 16])
+    np.testing.assert_allclose(outcomes.metrics["chamfer_start"], [4, 4])
+    np.testing.assert_allclose(outcomes.metrics["chamfer_final"], [4, 0])
+    np.testing.assert_allclose(outcome.task_distance(chips, paths[0], goal), [16, 0, 16])
 
 
 def test_goals_of_chips_are_those_that_resetting_draws(chips: Any) -> None:
@@ -301,7 +301,7 @@ def test_the_ceiling_reaches_what_can_be_reached(checkpoint: Path, pusht: Any) -
     paths = evaluate.run_ceiling(agent, planner, budget, pusht, some, 15, 0)
     assert all(path.shape == (16, 10) for path in paths)
     for path, task in zip(paths, some, strict=True):
-        apart = judge.judged_distance(pusht, path, task.goal_state)
+        apart = outcome.task_distance(pusht, path, task.goal_state)
         assert apart.min() < 0.5 * apart[0]
 
 
@@ -390,7 +390,7 @@ def test_the_gallery_shows_the_worst_first(pusht: Any, tmp_path: Path) -> None:
     task = Task(far, goal, 0)
     paths = [np.stack(path) for path in ([far, goal], [far, far], [near, near], [far, goal, near])]
     paths = [np.concatenate([path, path[-1:]])[:3] for path in paths]
-    outcomes = judge.judge(pusht, paths, [task] * 4)
+    outcomes = outcome.measure_outcomes(pusht, paths, [task] * 4)
     assert gallery.worst(pusht, paths, [task] * 4, outcomes) == [1, 2, 3, 0]
     assert gallery.worst(pusht, paths, [task] * 4, outcomes, 2) == [1, 2]
     gallery.save_failures(tmp_path / "bad", pusht, paths, [task] * 4, outcomes)

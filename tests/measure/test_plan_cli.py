@@ -20,9 +20,10 @@ from tiny import tiny_checkpoint
 
 import worldmodel
 from worldmodel.agent import AgentConfig, make_planner
-from worldmodel.measure.acting import Log, draw_costs, film, judge, main
+from worldmodel.measure.acting import Log, draw_costs, film, main
 from worldmodel.measure.explanation import ExplainingAgent
 from worldmodel.measure.film import Film, Imagination, animate, as_gif, as_mp4
+from worldmodel.measure.outcomes import episode_outcome
 from worldmodel.measure.tasks import Task, make_env, sample_tasks, save_goal
 from worldmodel.models.checkpoint import load_checkpoint
 
@@ -79,7 +80,7 @@ def test_closed_loop_starts_at_the_goals_start_and_reports(
     env = make_env(PUSHT, {})
     world: Any = env.unwrapped
     states = world.physics(np.array(sidecar["start_state"]), actions)
-    assert report["outcome"] == judge(env, list(states), np.array(sidecar["goal_state"]))
+    assert report["outcome"] == episode_outcome(env, list(states), np.array(sidecar["goal_state"]))
     env.close()
 
 
@@ -131,7 +132,7 @@ def test_judge_names_the_first_success() -> None:
         ([away, away], False, None, False),
     ):
         expected = {"success_any": any_, "first_success_step": first, "success_final": final}
-        assert judge(env, path, goal) == expected
+        assert episode_outcome(env, path, goal) == expected
     env.close()
 
 

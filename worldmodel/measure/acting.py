@@ -33,6 +33,7 @@ from worldmodel.control.guardrails import Rule, parse_rules
 from worldmodel.errors import UserError
 from worldmodel.measure.explanation import ExplainingAgent, Tried, converging
 from worldmodel.measure.film import MOST_FRAMES, Film, Imagination, animate, as_gif, as_mp4, as_png
+from worldmodel.measure.outcomes import episode_outcome
 from worldmodel.measure.tasks import Sidecar, check_fits, load_goal, load_image, make_env, same_env
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
 from worldmodel.models.decoder import Decoder, load_decoder
@@ -228,18 +229,6 @@ def act_once(agent: Agent, env: gym.Env[Any, Any], obs: Any, log: Log) -> Any:
     return obs
 
 
-def judge(env: gym.Env[Any, Any], states: list[Array], goal_state: Array) -> dict[str, Any]:
-    """Success at any step after the start, at which first, and at the last one."""
-    world: Any = env.unwrapped
-    solved = [bool(world.success(state, goal_state)) for state in states]
-    first = next((step for step, yes in enumerate(solved) if yes and step), None)
-    return {
-        "success_any": first is not None,
-        "first_success_step": first,
-        "success_final": solved[-1],
-    }
-
-
 def report(config: PlanConfig, log: Log, outcome: dict[str, Any] | None) -> dict[str, Any]:
     """What ``report.json`` holds."""
     return {
@@ -408,7 +397,7 @@ def closed_loop(config: PlanConfig) -> int:
     del log.frames[steps + 1 :], log.states[steps + 1 :]
     if not log.states:
         raise KeyboardInterrupt
-    outcome = None if goal_state is None else judge(env, log.states, goal_state)
+    outcome = None if goal_state is None else episode_outcome(env, log.states, goal_state)
     first = outcome["first_success_step"] if outcome else None
     atomic_write_json(config.out / "report.json", report(config, log, outcome))
     world: Any = env.unwrapped

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 import planners
 from envs.exploration import explorer
+from envs.task import task_of
 from planners import Budget, Planner, Problem, Trajectory
 from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.cli import Progress, atomic_write_json, parse_config, writable_folder
@@ -38,13 +39,12 @@ from worldmodel.measure.acting import drawn_regions
 from worldmodel.measure.evaluation_table import table
 from worldmodel.measure.film import Imagination
 from worldmodel.measure.gallery import save_failures
-from worldmodel.measure.judging import Outcomes, judge, judged_distance
+from worldmodel.measure.outcomes import Outcomes, measure_outcomes, task_distance
 from worldmodel.measure.statistics import mean_interval, percentiles, rate_interval, spearman
 from worldmodel.measure.tasks import (
     Task,
     begin,
     check_fits,
-    has_random_goals,
     make_env,
     render,
     sample_tasks,
@@ -304,7 +304,7 @@ def run_ceiling(
             def cost(
                 trajectory: Trajectory, actions: torch.Tensor, task: Task = task, ends: int = ends
             ) -> torch.Tensor:
-                apart = judged_distance(env, trajectory.z[:, :, :, -1].numpy(), task.goal_state)
+                apart = task_distance(env, trajectory.z[:, :, :, -1].numpy(), task.goal_state)
                 return objective.cost(torch.from_numpy(apart), math.ceil(ends / frameskip))
 
             def rollout(actions: torch.Tensor, state: Array = path[-1]) -> Trajectory:
@@ -414,7 +414,7 @@ def rank_correlation(
             world.physics(task.start_state, sequence)[agent.frameskip :: agent.frameskip]
             for sequence in agent.sequence(actions[0]).cpu().numpy()
         ]
-        apart = torch.from_numpy(judged_distance(env, np.stack(paths), task.goal_state))
+        apart = torch.from_numpy(task_distance(env, np.stack(paths), task.goal_state))
         true = agent.config.objective.make(1.0).cost(apart)
         found.append(spearman(imagined.float().cpu(), true.cpu()))
     return np.array(found)
@@ -500,7 +500,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         paths, watch = [], Watch(keep_imagined=config.failures is not None)
         for seed, some in tasks_of.items():
             paths += run_agent(agent, envs, some, config.budget_steps, seed, variation, watch)
-        ours = judge(envs[0], paths, tasks)
+        ours = measure_outcomes(envs[0], paths, tasks)
         if config.failures is not None:
             decoder = load_decoder(checkpoint, model, info)
 
@@ -532,7 +532,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             "seeds": config.seeds,
             "variation": list(variation),
             "budget_steps": config.budget_steps,
-            "goal_offset": None if has_random_goals(envs[0]) else config.goal_offset,
+            "goal_offset": config.goal_offset if task_of(envs[0]).goal_offset_matters else None,
             "success_any": rate_interval(ours.success_any),
             "success_final": rate_interval(ours.success_final),
             "per_seed": {
@@ -592,7 +592,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         few = config.episodes if config.random_episodes is None else config.random_episodes
         if few:
             paths = run_random(envs[0], tasks[:few], config.budget_steps, config.seed, variation)
-            _note(result, "random", judge(envs[0], paths, tasks[:few]))
+            _note(result, "random", measure_outcomes(envs[0], paths, tasks[:few]))
 
         few = config.ceiling_episodes
         if few:
@@ -610,7 +610,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
                 paths = run_agent(on_simulator, envs[:1], *there)
             else:
                 paths = run_ceiling(agent, simulated, budget, envs[0], *there)
-            best = judge(envs[0], paths, tasks[:few])
+            best = measure_outcomes(envs[0], paths, tasks[:few])
             _note(result, "ceiling", best)
             if rules:
                 result["ceiling"]["guardrails"] = kept(rules, names, paths, best)
@@ -722,14 +722,9 @@ def _note(result: dict[str, Any], who: str, outcomes: Outcomes) -> None:
             "final": rate_interval(outcomes.success_final),
             "episodes": len(outcomes.success_any),
         }
-    if outcomes.chamfer is not None:
-        prefix = f"{who}_" if who else ""
-        for when, values in zip(("start", "final"), outcomes.chamfer, strict=True):
-            result["env_metrics"][f"{prefix}chamfer_{when}"] = mean_interval(values)
-    if outcomes.block_any is not None and outcomes.block_final is not None:
-        prefix = f"{who}_" if who else ""
-        result["env_metrics"][f"{prefix}block_success_any"] = rate_interval(outcomes.block_any)
-        result["env_metrics"][f"{prefix}block_success_final"] = rate_interval(outcomes.block_final)
+    prefix = f"{who}_" if who else ""
+    for name, interval in outcomes.metric_intervals().items():
+        result["env_metrics"][prefix + name] = interval
 
 
 @run_command

@@ -10,10 +10,10 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.task import task_of
 from worldmodel.cli import atomic_write_bytes, atomic_write_text, writable_folder
-from worldmodel.measure.acting import judge
 from worldmodel.measure.film import Film, animate, as_gif, as_mp4
-from worldmodel.measure.judging import Outcomes, errors, judged_distance
+from worldmodel.measure.outcomes import Outcomes, episode_outcome, task_distance
 from worldmodel.measure.tasks import Task, begin, render
 
 Array = NDArray[Any]
@@ -29,7 +29,7 @@ def worst(
     """The episodes that failed, or else left the goal again, or else came least close: numbers of
     the `count` worst ones, the worst first. Paths are states ``[steps + 1, Ds]``."""
     ends = [
-        float(judged_distance(env, path[-1], task.goal_state))
+        float(task_distance(env, path[-1], task.goal_state))
         for path, task in zip(paths, tasks, strict=True)
     ]
     order = np.lexsort((np.negative(ends), outcomes.success_final, outcomes.success_any))
@@ -54,7 +54,7 @@ def save_failures(
     """
     writable_folder(folder)
     chosen = worst(env, paths, tasks, outcomes)
-    names = list(errors(env, tasks[0].start_state, tasks[0].goal_state))
+    names = list(task_of(env).errors(tasks[0].start_state, tasks[0].goal_state))
     rows = [
         f"The worst {len(chosen)} of {len(tasks)} episodes; errors at the start > at the end.",
         "",
@@ -65,11 +65,11 @@ def save_failures(
         path, task = paths[number], tasks[number]
         begin(env, task, variation)
         frames = [render(env, state) for state in path]
-        first = judge(env, list(path), task.goal_state)["first_success_step"]
+        first = episode_outcome(env, list(path), task.goal_state)["first_success_step"]
         said = "never" if first is None else f"at step {first}"
         if outcomes.success_final[number]:
             said += ", to the end"
-        before, after = (errors(env, path[at], task.goal_state) for at in (0, -1))
+        before, after = (task_of(env).errors(path[at], task.goal_state) for at in (0, -1))
         cells = [f"{before[name]:.1f} > {after[name]:.1f}" for name in names]
         film = Film(
             frames,

@@ -255,11 +255,6 @@ def load_goal(path: str | Path, size: int) -> tuple[Array, Sidecar | None]:
     return pixels, sidecar
 
 
-def has_random_goals(env: gym.Env[Any, Any]) -> bool:
-    """Whether the goals that resetting draws can be reached from any start, as in a maze."""
-    return not task_of(env).goal_offset_matters
-
-
 @dataclass(frozen=True)
 class TaskConfig:
     """Which goal to make."""

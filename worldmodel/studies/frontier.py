@@ -30,7 +30,7 @@ from worldmodel.control.guardrails import parse_rules, permitted
 from worldmodel.errors import UserError
 from worldmodel.measure.evaluation import Watch, kept, run_agent
 from worldmodel.measure.film import ALARM, WARNING, as_png
-from worldmodel.measure.judging import judge
+from worldmodel.measure.outcomes import measure_outcomes
 from worldmodel.measure.statistics import in_percent, mean_interval, rate_interval
 from worldmodel.measure.tasks import check_fits, make_env, sample_tasks
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
@@ -167,7 +167,7 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
         for name, agent in agents.items():
             watch = Watch()
             paths = run_agent(agent, envs, tasks, config.budget_steps, config.seed, watch=watch)
-            outcomes = judge(envs[0], paths, tasks)
+            outcomes = measure_outcomes(envs[0], paths, tasks)
             points[name] = {
                 "success": rate_interval(outcomes.success_any),
                 **kept(rules, names, paths, outcomes),

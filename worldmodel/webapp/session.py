@@ -18,7 +18,8 @@ from worldmodel.agent import Agent, AgentConfig
 from worldmodel.cli.device import pick_device
 from worldmodel.control.guardrails import parse_rules
 from worldmodel.errors import UserError
-from worldmodel.measure.acting import Log, act_once, drawn_regions, judge
+from worldmodel.measure.acting import Log, act_once, drawn_regions
+from worldmodel.measure.outcomes import episode_outcome
 from worldmodel.measure.tasks import check_fits, make_env, read_image, sample_tasks
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
 from worldmodel.models.decoder import load_decoder
@@ -230,7 +231,7 @@ class Session:
         """Success and errors, computed from simulator state."""
         if self.goal_state is None:
             return "unknown: an uploaded image does not tell the goal's state"
-        found = judge(self.env, self.log.states, self.goal_state)
+        found = episode_outcome(self.env, self.log.states, self.goal_state)
         text = "goal not reached yet"
         if found["success_any"]:
             text = f"goal reached at step {found['first_success_step']}"

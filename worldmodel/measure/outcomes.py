@@ -1,0 +1,88 @@
+"""Success and further results of episodes, from true states that no agent sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.task import task_of
+from worldmodel.errors import UserError
+from worldmodel.measure.statistics import mean_interval, rate_interval
+from worldmodel.measure.tasks import Task
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """Results of n episodes.
+
+    Attributes:
+        success_any: whether the goal was reached after any step, bool ``[n]``.
+        success_final: whether it was reached after the last step, bool ``[n]``.
+        metrics: the task's own results by name, bool or float ``[n]``.
+    """
+
+    success_any: Array
+    success_final: Array
+    metrics: dict[str, Array] = field(default_factory=dict)
+
+    def metric_intervals(self) -> dict[str, dict[str, float]]:
+        """Rates of boolean metrics and means of numbers, each with its interval."""
+        return {
+            name: rate_interval(values) if values.dtype == bool else mean_interval(values)
+            for name, values in self.metrics.items()
+        }
+
+
+def measure_outcomes(
+    env: gym.Env[Any, Any], paths: Sequence[Array], tasks: Sequence[Task]
+) -> Outcomes:
+    """The outcomes of episodes.
+
+    Args:
+        env: its `envs.task.Task` defines success.
+        paths: states of each episode ``[steps + 1, Ds]``, from the start on.
+        tasks: their goals.
+    """
+    task = task_of(env)
+    pairs = [(path, each.goal_state) for path, each in zip(paths, tasks, strict=True)]
+    reached = np.array([[task.success(state, goal) for state in path[1:]] for path, goal in pairs])
+    metrics = [task.metrics(path, goal) for path, goal in pairs]
+    return Outcomes(
+        reached.any(1),
+        reached[:, -1],
+        {name: np.array([each[name] for each in metrics]) for name in metrics[0]},
+    )
+
+
+def episode_outcome(
+    env: gym.Env[Any, Any], states: Sequence[Array], goal_state: Array
+) -> dict[str, Any]:
+    """Success of one episode: after any step, after which first, and after the last."""
+    task = task_of(env)
+    reached = [bool(task.success(state, goal_state)) for state in states]
+    first = next((step for step, yes in enumerate(reached) if yes and step), None)
+    return {
+        "success_any": first is not None,
+        "first_success_step": first,
+        "success_final": reached[-1],
+    }
+
+
+def task_distance(env: gym.Env[Any, Any], states: Array, goal: Array) -> Array:
+    """The task's squared distance ``[...]`` of states ``[..., Ds]`` to a goal.
+
+    Raises:
+        UserError: the task has none.
+    """
+    try:
+        distance: Array = task_of(env).distance(states, goal)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return distance
