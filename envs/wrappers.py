@@ -1,4 +1,4 @@
-"""Wrappers for other people's code: the goal image, latents and past frames as observations.
+"""Wrappers that add goal images, latents and past frames to observations.
 
 They work for any environment whose observation is a ``Dict`` with ``pixels``, and can be combined::
 
@@ -22,8 +22,88 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Obs = dict[str, Any]
-# Bounds of latents are not known. Finite, because Gymnasium's checker asks for it.
+# Latents have no known bounds. These are finite because Gymnasium's checker wants finite ones.
 FAR = 1e6
+
+
+def has_pixels_and_proprio(env: gym.Env[Any, Any], image_size: int) -> bool:
+    """Whether observations are already as `PixelsAndProprio` makes them."""
+    space = env.observation_space
+    if not isinstance(space, spaces.Dict) or not {"pixels", "proprio"} <= space.spaces.keys():
+        return False
+    pixels, proprio = space["pixels"], space["proprio"]
+    shape = (image_size, image_size, 3)
+    return (pixels.shape, pixels.dtype) == (shape, np.uint8) and len(proprio.shape or ()) == 1
+
+
+class PixelsAndProprio(gym.ObservationWrapper[Obs, Any, Any], RecordConstructorArgs):
+    """Makes observations of any environment that renders: ``pixels``, uint8 ``[S, S, 3]``, and
+    ``proprio``, float32 ``[Dp]``.
+
+    The images are ``pixels`` of a Dict observation, else what ``render`` returns, resized. The
+    proprioception is ``proprio`` of a Dict with ``pixels`` (one zero if there is none), else the
+    flattened observation.
+
+    Args:
+        env: has a Dict observation with ``pixels``, or renders ``rgb_array`` and observes numbers.
+        image_size: height and width S of images, pixels.
+
+    Raises:
+        ValueError: the environment does not fit, or an image is not uint8 ``[H, W, 3]``.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], image_size: int) -> None:
+        RecordConstructorArgs.__init__(self, image_size=image_size)
+        super().__init__(env)
+        space = env.observation_space
+        self._size = image_size
+        self._has_pixels = isinstance(space, spaces.Dict) and "pixels" in space.spaces
+        if self._has_pixels:
+            proprio = space.spaces.get("proprio")  # type: ignore[attr-defined]
+            width = int(np.prod(proprio.shape)) if proprio is not None else 0
+        elif env.render_mode != "rgb_array":
+            raise ValueError(
+                "it shows no pixels: it needs render_mode='rgb_array' or an observation Dict with "
+                "'pixels'"
+            )
+        elif not space.is_np_flattenable:
+            raise ValueError(f"its observations {space} cannot be flattened to a vector")
+        else:
+            width = spaces.flatdim(space)
+        image = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        vector = spaces.Box(-np.inf, np.inf, (max(1, width),), np.float32)
+        self.observation_space = spaces.Dict({"pixels": image, "proprio": vector})
+
+    def observation(self, observation: Any) -> Obs:
+        """The observation as ``pixels`` and ``proprio``."""
+        pixels: Any
+        if self._has_pixels:
+            pixels, proprio = observation["pixels"], observation.get("proprio", ())
+        else:
+            pixels = self.env.render()
+            proprio = spaces.flatten(self.env.observation_space, observation)
+        vector = np.asarray(proprio, np.float32).ravel()
+        return {
+            "pixels": resized(pixels, self._size),
+            "proprio": vector if vector.size else np.zeros(1, np.float32),
+        }
+
+
+def resized(pixels: Any, size: int) -> Array:
+    """An image uint8 ``[H, W, 3]`` resized to ``[size, size, 3]``.
+
+    Raises:
+        ValueError: it is no such image.
+    """
+    pixels = np.asarray(pixels)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"the image is {pixels.dtype} {pixels.shape}: expected uint8 [H, W, 3]")
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    from PIL import Image
+
+    # Pillow widens its filter when it shrinks an image, so thin objects stay visible.
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
 
 
 class GoalImage(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):

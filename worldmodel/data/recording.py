@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from worldmodel.data.environments import create_env
 from worldmodel.errors import UserError
 
 Array = NDArray[Any]
@@ -67,48 +66,40 @@ class Recorder:
 
     def __init__(self, config: CollectConfig) -> None:
         self.config = config
-        self.env = _make_env(config)
+        self.env = create_env(config.env, config.env_kwargs, config.image_size, config.steps)
         if not isinstance(self.env.action_space, gym.spaces.Box):
             raise UserError(f"{config.env} has actions {self.env.action_space}: only Box will do")
-        space = self.env.observation_space
-        self._has_pixels = isinstance(space, gym.spaces.Dict) and "pixels" in space.spaces
-        if not self._has_pixels:
-            if self.env.render_mode != "rgb_array":
-                raise UserError(
-                    f"{config.env} shows no pixels: it needs render_mode='rgb_array' "
-                    "or an observation Dict with 'pixels'"
-                )
-            if not space.is_np_flattenable:
-                raise UserError(f"{config.env} has observations {space}: they are not vectors")
 
     def record(self, index: int) -> dict[str, Array]:
         """Episode `index`: arrays with T or T + 1 rows, by their name in the file."""
         from envs.exploration import explorer
 
         config = self.config
-        obs, info = self.env.reset(seed=episode_seed(config.seed, index))
         rng = np.random.default_rng([config.seed, index, 1])
         try:
+            obs, info = self.env.reset(seed=episode_seed(config.seed, index))
             policy = explorer(self.env, config.policy, rng)
         except ValueError as error:
-            raise UserError(str(error)) from None
+            raise UserError(f"{config.env}: {error}") from None
         low, high = self._bounds()
-        frames, infos = [self._frame(obs)], [info]
+        info = self._with_state(info)
+        frames, infos = [obs], [info]
         actions, rewards, ends = [], [], []
         over = False
         while not over:
             # Clipped before it is recorded, so that the model sees the action that was executed.
             action = np.clip(policy(obs, info), low, high).astype(low.dtype)
             obs, reward, terminated, truncated, info = self.env.step(action)
-            frames.append(self._frame(obs))
+            info = self._with_state(info)
+            frames.append(obs)
             infos.append(info)
             actions.append(action)
             rewards.append(float(reward))
             ends.append((terminated, truncated))
             over = terminated or truncated
         episode = {
-            "observations/pixels": np.stack([pixels for pixels, _ in frames]),
-            "observations/proprio": np.stack([proprio for _, proprio in frames]),
+            "observations/pixels": np.stack([obs["pixels"] for obs in frames]),
+            "observations/proprio": np.stack([obs["proprio"] for obs in frames]),
             "actions": np.stack(actions),
             "rewards": np.array(rewards),
             "terminations": np.array([bool(end[0]) for end in ends]),
@@ -123,11 +114,10 @@ class Recorder:
 
     def spaces(self) -> tuple[gym.spaces.Dict, gym.spaces.Box]:
         """Spaces of the recorded observations and actions."""
-        obs, _ = self.env.reset(seed=0)
-        pixels, proprio = self._frame(obs)
+        size, proprio = self.config.image_size, self.env.observation_space["proprio"]  # type: ignore[index]
         observation_space = gym.spaces.Dict(
             {
-                "pixels": gym.spaces.Box(0, 255, pixels.shape, np.uint8),
+                "pixels": gym.spaces.Box(0, 255, (size, size, 3), np.uint8),
                 "proprio": gym.spaces.Box(-np.inf, np.inf, proprio.shape, np.float32),
             }
         )
@@ -169,32 +159,19 @@ class Recorder:
 
         return find_task(self.env)
 
+    def _with_state(self, info: dict[str, Any]) -> dict[str, Any]:
+        """`info`, with the ``state`` of the task where it has none."""
+        from envs.task import Task
+
+        task = self._task()
+        if "state" in info or task is None or type(task).get_state is Task.get_state:
+            return info
+        return {**info, "state": task.get_state()}
+
     def _bounds(self) -> tuple[Array, Array]:
         space = self.env.action_space
         assert isinstance(space, gym.spaces.Box)
         return space.low, space.high
-
-    def _frame(self, obs: Any) -> tuple[Array, Array]:
-        """The current image, uint8 [image_size, image_size, 3], and proprio, float32 [Dp]."""
-        if self._has_pixels:
-            pixels, proprio = obs["pixels"], obs.get("proprio", ())
-        else:
-            pixels = self.env.render()
-            proprio = gym.spaces.flatten(self.env.observation_space, obs)
-        pixels = np.asarray(pixels)
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise UserError(
-                f"{self.config.env} shows {pixels.dtype} {pixels.shape}: expected uint8 [H, W, 3]"
-            )
-        size = (self.config.image_size, self.config.image_size)
-        if pixels.shape[:2] != size:
-            from PIL import Image
-
-            # Pillow widens the filter when it shrinks an image, so thin objects stay visible.
-            pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR))
-        # Without proprioception a single zero, because HDF5 columns need some width.
-        vector = np.asarray(proprio, np.float32).ravel()
-        return pixels, vector if vector.size else np.zeros(1, np.float32)
 
 
 def episode_seed(seed: int, index: int) -> int:
@@ -231,26 +208,3 @@ def parse_hold(text: str, low: Array, high: Array) -> list[float] | str:
     if not ((low <= numbers) & (numbers <= high)).all():
         raise UserError(f"hold is {numbers}: outside the bounds {low.tolist()} to {high.tolist()}")
     return numbers
-
-
-def _make_env(config: CollectConfig) -> gym.Env[Any, Any]:
-    import envs  # noqa: F401  (registers the bundled environments)
-
-    try:
-        module, _, name = config.env.rpartition(":")
-        if module:
-            importlib.import_module(module)
-        entry = gym.spec(name).entry_point
-        creator = gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
-    except (gym.error.Error, ImportError, AttributeError) as error:
-        known = sorted(name for name in gym.registry if name.startswith("worldmodel/"))
-        raise UserError(f"no environment {config.env!r} ({error}); bundled: {known}") from None
-    kwargs: dict[str, Any] = {"render_mode": "rgb_array", **config.env_kwargs}
-    if creator is not None and "image_size" in inspect.signature(creator).parameters:
-        kwargs.setdefault("image_size", config.image_size)
-    try:
-        return gym.make(
-            config.env, max_episode_steps=config.steps, disable_env_checker=True, **kwargs
-        )
-    except (TypeError, ValueError, gym.error.Error, ImportError) as error:
-        raise UserError(f"cannot make {config.env} with {kwargs}: {error}") from None

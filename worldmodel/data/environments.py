@@ -1,0 +1,53 @@
+"""Making environments by id, with observations of pixels and proprioception."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+
+from worldmodel.errors import UserError
+
+
+def create_env(
+    env_id: str, env_kwargs: Mapping[str, Any], image_size: int, max_steps: int
+) -> gym.Env[Any, Any]:
+    """An environment whose observations are ``pixels`` and ``proprio``; see
+    `envs.wrappers.PixelsAndProprio`.
+
+    Args:
+        env_id: Gymnasium id. ``my_package:MyEnv-v0`` imports ``my_package`` first.
+        env_kwargs: arguments of the environment.
+        image_size: height and width of images, pixels. Environments that take an argument
+            ``image_size`` render at this size; other images are resized.
+        max_steps: episodes are truncated after this many steps.
+
+    Raises:
+        UserError: no such environment, wrong arguments, or nothing to render.
+    """
+    import envs  # noqa: F401  (registers the bundled environments)
+    from envs.wrappers import PixelsAndProprio, has_pixels_and_proprio
+
+    try:
+        module, _, name = env_id.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        entry = gym.spec(name).entry_point
+        creator = gym.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+    except (gym.error.Error, ImportError, AttributeError) as error:
+        known = ", ".join(sorted(name for name in gym.registry if name.startswith("worldmodel/")))
+        raise UserError(f"no environment {env_id!r} ({error}); bundled are {known}") from None
+    kwargs: dict[str, Any] = {"render_mode": "rgb_array", **env_kwargs}
+    if creator is not None and "image_size" in inspect.signature(creator).parameters:
+        kwargs.setdefault("image_size", image_size)
+    try:
+        env: gym.Env[Any, Any] = gym.make(
+            name, max_episode_steps=max_steps, disable_env_checker=True, **kwargs
+        )
+        fits = has_pixels_and_proprio(env, image_size)
+        return env if fits else PixelsAndProprio(env, image_size)
+    except (TypeError, ValueError, gym.error.Error, ImportError) as error:
+        raise UserError(f"cannot make {env_id} with {dict(env_kwargs)}: {error}") from None
