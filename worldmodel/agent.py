@@ -38,8 +38,8 @@ from worldmodel.control.config import AgentConfig, PlannerConfig, make_config, m
 from worldmodel.control.expectation import WATCHED, Expectation, unexpected
 from worldmodel.control.familiarity import Familiar
 from worldmodel.control.guardrails import Rule, Senses, action_limits, guardrails, parse_rules
+from worldmodel.data.images import load_image
 from worldmodel.errors import UserError
-from worldmodel.measure.tasks import load_image
 from worldmodel.models.checkpoint import CheckpointInfo
 from worldmodel.models.world_model import WorldModel
 

@@ -26,7 +26,7 @@ import planners
 from worldmodel.agent import Agent, AgentConfig
 from worldmodel.control.guardrails import action_limits, parse_rules
 from worldmodel.errors import UserError
-from worldmodel.measure.tasks import check_fits
+from worldmodel.measure.environments import check_fits
 from worldmodel.models.checkpoint import load_checkpoint
 
 Array = NDArray[Any]

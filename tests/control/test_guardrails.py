@@ -40,14 +40,16 @@ from worldmodel.control.familiarity import Familiar
 from worldmodel.control.guardrails import Senses, action_limits, guardrails, parse_rules, permitted
 from worldmodel.data.collection import CollectConfig, collect
 from worldmodel.data.dataset import open_dataset
+from worldmodel.data.images import load_image
 from worldmodel.errors import UserError
 from worldmodel.measure import calibration as calibrate
 from worldmodel.measure import evaluation as evaluate
 from worldmodel.measure.calibration import CalibrateConfig, conformal_margin
+from worldmodel.measure.environments import make_env
 from worldmodel.measure.evaluation import EvaluateConfig
 from worldmodel.measure.familiar_frames import FamiliarConfig, store_familiar
 from worldmodel.measure.linear_probe import save_probe
-from worldmodel.measure.tasks import Task, load_image, make_env, sample_tasks
+from worldmodel.measure.tasks import GoalTask, sample_tasks
 from worldmodel.models.checkpoint import find_checkpoint, load_checkpoint
 from worldmodel.studies import frontier as frontier
 from worldmodel.wrappers import Guardrail
@@ -694,7 +696,7 @@ def test_on_the_true_simulator_nothing_is_ever_broken(name: str) -> None:
     state = np.zeros(10)
     state[:4] = (0.15, 0.25, 0.4, 0.08)
     goal = np.array([0.36, 0.25, 0.4, 0.08, *np.zeros(6)])
-    task = Task(state, goal, 0)
+    task = GoalTask(state, goal, 0)
     (path,) = evaluate.run_ceiling(agent, planner, planners.Budget(24, 4), env, [task], 40, 0)
     kept = evaluate.kept(
         agent.rules, world.state_names, [path], evaluate.measure_outcomes(env, [path], [task])

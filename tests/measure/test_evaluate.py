@@ -17,16 +17,18 @@ from PIL import Image
 from processes import started
 from tiny import tiny_checkpoint
 
-from worldmodel import load
+from worldmodel import goal, load
 from worldmodel.data.collection import episode_seed
 from worldmodel.errors import UserError
 from worldmodel.measure import evaluation as evaluate
 from worldmodel.measure import gallery as gallery
 from worldmodel.measure import outcomes as outcome
-from worldmodel.measure import tasks as tasks
+from worldmodel.measure import tasks
+from worldmodel.measure.environments import make_env
 from worldmodel.measure.evaluation_table import table
 from worldmodel.measure.film import BAR, CHART, SIDE
-from worldmodel.measure.tasks import Task, load_goal, make_env, sample_tasks, save_goal
+from worldmodel.measure.goals import load_goal, save_goal
+from worldmodel.measure.tasks import GoalTask, sample_tasks
 
 PUSHT, MAZE = "worldmodel/PushT-v0", "worldmodel/Maze-v0"
 CHIPS = "worldmodel/GranularChips-v0"
@@ -99,7 +101,7 @@ def test_impossible_tasks_are_refused(pusht: Any) -> None:
         make_env("nowhere:Maze-v0", {})
     with pytest.raises(UserError, match="cannot make .*layout is 'V'"):
         make_env("envs:worldmodel/Maze-v0", {"layout": "V"})
-    with pytest.raises(UserError, match="has no physics"):
+    with pytest.raises(UserError, match="CartPole-v1 has no envs.task.Task"):
         make_env("CartPole-v1", {})
 
 
@@ -122,7 +124,7 @@ def test_goal_files_round_trip(maze: Any, tmp_path: Path) -> None:
         ("RGBA", (112, 112), "mode RGBA .4 channel"),
         ("L", (112, 112), "mode L .1 channel"),
         ("RGB", (112, 96), "112x96 pixels"),
-        ("RGB", (64, 64), "64x64 pixels: this model sees 112x112"),
+        ("RGB", (64, 64), "64x64 pixels: this model takes 112x112"),
     ],
 )
 def test_unusable_goal_images_are_refused(
@@ -156,9 +158,9 @@ def test_broken_goal_files_are_refused(pusht: Any, tmp_path: Path) -> None:
 
 def test_tasks_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--env", PUSHT, "--seed", "3", "--out", str(tmp_path / "g.png")]
-    assert tasks.main(arguments) == 0
+    assert goal.main(arguments) == 0
     assert load_goal(tmp_path / "g.png", 112)[1] is not None
-    assert tasks.main([*arguments, "--goal_ofset", "3"]) == 2
+    assert goal.main([*arguments, "--goal_ofset", "3"]) == 2
     assert "did you mean '--goal_offset'" in capsys.readouterr().err
 
 
@@ -174,7 +176,7 @@ def test_judge_tells_any_time_from_the_end_and_the_block_from_both(pusht: Any) -
         np.stack([goal, away, away]),  # only at the start, which does not count
         np.stack([away, away, pusher_away]),
     ]
-    outcomes = outcome.measure_outcomes(pusht, paths, [Task(away, goal, 0)] * 4)
+    outcomes = outcome.measure_outcomes(pusht, paths, [GoalTask(away, goal, 0)] * 4)
     assert outcomes.success_any.tolist() == [True, True, False, False]
     assert outcomes.success_final.tolist() == [False, True, False, False]
     assert outcomes.metrics["block_success_any"].tolist() == [True, True, False, True]
@@ -199,7 +201,7 @@ def test_chips_are_judged_by_their_distance_before_and_after(chips: Any) -> None
     away[[3, 5, 7]] += 0.036  # each is two chip widths away
     apart[:2] += 0.1  # where the blade is does not matter
     paths = [np.stack([away, apart, away]), np.stack([away, away, apart])]
-    outcomes = outcome.measure_outcomes(chips, paths, [Task(away, goal, 0)] * 2)
+    outcomes = outcome.measure_outcomes(chips, paths, [GoalTask(away, goal, 0)] * 2)
     assert outcomes.success_any.tolist() == [True, True]
     assert outcomes.success_final.tolist() == [False, True]
     np.testing.assert_allclose(outcomes.metrics["chamfer_start"], [4, 4])
@@ -387,7 +389,7 @@ def test_the_gallery_shows_the_worst_first(pusht: Any, tmp_path: Path) -> None:
     near, far = goal.copy(), goal.copy()
     near[2] += 0.03
     far[4] = 2.0
-    task = Task(far, goal, 0)
+    task = GoalTask(far, goal, 0)
     paths = [np.stack(path) for path in ([far, goal], [far, far], [near, near], [far, goal, near])]
     paths = [np.concatenate([path, path[-1:]])[:3] for path in paths]
     outcomes = outcome.measure_outcomes(pusht, paths, [task] * 4)

@@ -21,10 +21,12 @@ from tiny import tiny_checkpoint
 import worldmodel
 from worldmodel.agent import AgentConfig, make_planner
 from worldmodel.measure.acting import Log, draw_costs, film, main
+from worldmodel.measure.environments import make_env
 from worldmodel.measure.explanation import ExplainingAgent
 from worldmodel.measure.film import Film, Imagination, animate, as_gif, as_mp4
+from worldmodel.measure.goals import save_goal
 from worldmodel.measure.outcomes import episode_outcome
-from worldmodel.measure.tasks import Task, make_env, sample_tasks, save_goal
+from worldmodel.measure.tasks import GoalTask, sample_tasks
 from worldmodel.models.checkpoint import load_checkpoint
 
 PUSHT, MAZE = "worldmodel/PushT-v0", "worldmodel/Maze-v0"
@@ -296,7 +298,7 @@ def test_a_sidecar_that_does_not_fit_is_named(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     env = make_env(PUSHT, {})
-    save_goal(Task(np.zeros(3), np.full(10, 0.2), 0), env, tmp_path / "goal.png")
+    save_goal(GoalTask(np.zeros(3), np.full(10, 0.2), 0), env, tmp_path / "goal.png")
     env.close()
     assert main(flags(folder, goal=tmp_path / "goal.png", out=tmp_path / "out")) == 2
     assert "goal.json does not fit" in capsys.readouterr().err

@@ -21,8 +21,10 @@ from tiny import tiny_checkpoint
 from worldmodel.measure import acting as plan
 from worldmodel.measure import evaluation as evaluate
 from worldmodel.measure import probing as probe
+from worldmodel.measure.environments import make_env
 from worldmodel.measure.evaluation import EvaluateConfig
-from worldmodel.measure.tasks import make_env, sample_tasks, save_goal
+from worldmodel.measure.goals import save_goal
+from worldmodel.measure.tasks import sample_tasks
 from worldmodel.models import checkpoint as checkpoint
 from worldmodel.models import decoder as decoder
 from worldmodel.studies import report as report

@@ -16,7 +16,7 @@ import torch
 from planners import Trajectory
 from worldmodel.control.expectation import Expectation, unexpected
 from worldmodel.errors import UserError
-from worldmodel.measure.tasks import make_env
+from worldmodel.measure.environments import make_env
 from worldmodel.models.checkpoint import load_checkpoint, load_info
 from worldmodel.studies import surprise as surprise
 from worldmodel.wrappers import SurpriseMonitor

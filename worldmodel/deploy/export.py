@@ -43,7 +43,7 @@ from worldmodel.cli import (
 )
 from worldmodel.encoders.encoder import Encoder
 from worldmodel.errors import UserError
-from worldmodel.measure.tasks import make_env
+from worldmodel.measure.environments import make_env
 from worldmodel.models.checkpoint import CheckpointInfo, load_checkpoint
 from worldmodel.models.world_model import WorldModel
 

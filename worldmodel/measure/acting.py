@@ -6,7 +6,7 @@
 The first runs an environment in closed loop and writes ``plan.gif`` and ``plan.mp4`` (reality, the
 goal, what the plans imagine, how far it is), ``report.json`` and ``cost.png``; with ``--explain
 true`` also ``explain.gif``: what was tried for every plan. The second makes one plan from one image
-and prints its actions as JSON. Goal images come from ``python -m worldmodel.tasks`` or from any
+and prints its actions as JSON. Goal images come from ``python -m worldmodel.goal`` or from any
 camera image of the right size.
 """
 
@@ -30,11 +30,13 @@ from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config, 
 from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
 from worldmodel.control.guardrails import Rule, parse_rules
+from worldmodel.data.images import load_image
 from worldmodel.errors import UserError
+from worldmodel.measure.environments import check_fits, make_env, same_env
 from worldmodel.measure.explanation import ExplainingAgent, Tried, converging
 from worldmodel.measure.film import MOST_FRAMES, Film, Imagination, animate, as_gif, as_mp4, as_png
+from worldmodel.measure.goals import GoalFile, load_goal
 from worldmodel.measure.outcomes import episode_outcome
-from worldmodel.measure.tasks import Sidecar, check_fits, load_goal, load_image, make_env, same_env
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
 from worldmodel.models.decoder import Decoder, load_decoder
 
@@ -354,7 +356,7 @@ def draw_costs(log: Log) -> bytes:
 
 # ---------------------------------------------------------------------------------- the command
 def _start(
-    config: PlanConfig, env: gym.Env[Any, Any], sidecar: Sidecar | None
+    config: PlanConfig, env: gym.Env[Any, Any], sidecar: GoalFile | None
 ) -> tuple[tuple[Any, Any], Array | None]:
     """What reset returns, from the goal's own start if it has one; and the goal's state."""
     if sidecar is None:

@@ -30,9 +30,10 @@ from worldmodel.cli import atomic_write_json, parse_config
 from worldmodel.cli import run as run_command
 from worldmodel.control.guardrails import parse_rules, permitted
 from worldmodel.errors import UserError
+from worldmodel.measure.environments import check_fits, make_env
 from worldmodel.measure.evaluation import Watch, episode_scores, run_agent
 from worldmodel.measure.statistics import rate_interval
-from worldmodel.measure.tasks import check_fits, make_env, sample_tasks
+from worldmodel.measure.tasks import sample_tasks
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint, record
 
 Array = NDArray[Any]

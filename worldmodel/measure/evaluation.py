@@ -36,19 +36,13 @@ from worldmodel.control.guardrails import Rule, action_limits, parse_rules, perm
 from worldmodel.control.objective import ObjectiveConfig
 from worldmodel.errors import UserError
 from worldmodel.measure.acting import drawn_regions
+from worldmodel.measure.environments import check_fits, make_env
 from worldmodel.measure.evaluation_table import table
 from worldmodel.measure.film import Imagination
 from worldmodel.measure.gallery import save_failures
 from worldmodel.measure.outcomes import Outcomes, measure_outcomes, task_distance
 from worldmodel.measure.statistics import mean_interval, percentiles, rate_interval, spearman
-from worldmodel.measure.tasks import (
-    Task,
-    begin,
-    check_fits,
-    make_env,
-    render,
-    sample_tasks,
-)
+from worldmodel.measure.tasks import GoalTask, begin, render, sample_tasks
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint, record_evaluation
 from worldmodel.models.decoder import load_decoder
 
@@ -192,7 +186,7 @@ class Watch:
 def run_agent(
     agent: Agent,
     envs: Sequence[gym.Env[Any, Any]],
-    tasks: Sequence[Task],
+    tasks: Sequence[GoalTask],
     budget_steps: int,
     seed: int = 0,
     variation: Sequence[str] = (),
@@ -256,7 +250,7 @@ def run_agent(
 
 def run_random(
     env: gym.Env[Any, Any],
-    tasks: Sequence[Task],
+    tasks: Sequence[GoalTask],
     budget_steps: int,
     seed: int,
     variation: Sequence[str] = (),
@@ -277,7 +271,7 @@ def run_ceiling(
     planner: Planner,
     budget: Budget,
     env: gym.Env[Any, Any],
-    tasks: Sequence[Task],
+    tasks: Sequence[GoalTask],
     budget_steps: int,
     seed: int,
     variation: Sequence[str] = (),
@@ -302,7 +296,10 @@ def run_ceiling(
             ends = budget_steps + 1 - len(path)
 
             def cost(
-                trajectory: Trajectory, actions: torch.Tensor, task: Task = task, ends: int = ends
+                trajectory: Trajectory,
+                actions: torch.Tensor,
+                task: GoalTask = task,
+                ends: int = ends,
             ) -> torch.Tensor:
                 apart = task_distance(env, trajectory.z[:, :, :, -1].numpy(), task.goal_state)
                 return objective.cost(torch.from_numpy(apart), math.ceil(ends / frameskip))
@@ -389,7 +386,7 @@ class AgentOnSimulator(Agent):
 def rank_correlation(
     agent: Agent,
     env: gym.Env[Any, Any],
-    tasks: Sequence[Task],
+    tasks: Sequence[GoalTask],
     seed: int,
     variation: Sequence[str] = (),
     candidates: int = 64,
@@ -421,7 +418,7 @@ def rank_correlation(
 
 
 def time_plans(
-    agent: Agent, env: gym.Env[Any, Any], task: Task, count: int
+    agent: Agent, env: gym.Env[Any, Any], task: GoalTask, count: int
 ) -> tuple[dict[str, float], dict[str, float], int]:
     """Wall time of planning for one episode: plan_ms and encode_ms (p50, p99), model calls a plan.
 

@@ -14,7 +14,7 @@ from envs.task import task_of
 from worldmodel.cli import atomic_write_bytes, atomic_write_text, writable_folder
 from worldmodel.measure.film import Film, animate, as_gif, as_mp4
 from worldmodel.measure.outcomes import Outcomes, episode_outcome, task_distance
-from worldmodel.measure.tasks import Task, begin, render
+from worldmodel.measure.tasks import GoalTask, begin, render
 
 Array = NDArray[Any]
 
@@ -22,7 +22,7 @@ Array = NDArray[Any]
 def worst(
     env: gym.Env[Any, Any],
     paths: Sequence[Array],
-    tasks: Sequence[Task],
+    tasks: Sequence[GoalTask],
     outcomes: Outcomes,
     count: int = 10,
 ) -> list[int]:
@@ -40,7 +40,7 @@ def save_failures(
     folder: Path,
     env: gym.Env[Any, Any],
     paths: Sequence[Array],
-    tasks: Sequence[Task],
+    tasks: Sequence[GoalTask],
     outcomes: Outcomes,
     variation: Sequence[str] = (),
     seen: Callable[[int], dict[str, Any]] = lambda number: {},

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from envs.task import task_of
 from worldmodel.errors import UserError
 from worldmodel.measure.statistics import mean_interval, rate_interval
-from worldmodel.measure.tasks import Task
+from worldmodel.measure.tasks import GoalTask
 
 Array = NDArray[Any]
 
@@ -41,7 +41,7 @@ class Outcomes:
 
 
 def measure_outcomes(
-    env: gym.Env[Any, Any], paths: Sequence[Array], tasks: Sequence[Task]
+    env: gym.Env[Any, Any], paths: Sequence[Array], tasks: Sequence[GoalTask]
 ) -> Outcomes:
     """The outcomes of episodes.
 

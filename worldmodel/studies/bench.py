@@ -61,8 +61,9 @@ from worldmodel.data.recording import CollectConfig, Recorder
 from worldmodel.data.shards import save_shard
 from worldmodel.encoders.encoder import Encoder
 from worldmodel.errors import UserError
+from worldmodel.measure.environments import make_env
 from worldmodel.measure.film import ALARM, WARNING, as_png
-from worldmodel.measure.tasks import make_env, render
+from worldmodel.measure.tasks import render
 from worldmodel.models.checkpoint import CheckpointInfo, load_checkpoint
 from worldmodel.models.world_model import WorldModel
 from worldmodel.studies import operations
@@ -386,7 +387,7 @@ def bench_collect(config: BenchConfig, parts: Parts) -> Iterator[Row]:
 COLD = """
 import sys
 import worldmodel
-from worldmodel.measure.tasks import make_env
+from worldmodel.measure.environments import make_env
 
 agent = worldmodel.load(sys.argv[1])
 env = make_env(agent.info.env_id, agent.info.env_kwargs, agent.info.image_size)

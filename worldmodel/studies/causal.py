@@ -39,12 +39,12 @@ from torch import Tensor
 from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config, run, writable_folder
 from worldmodel.data.dataset import Dataset, open_dataset
 from worldmodel.errors import UserError
+from worldmodel.measure.environments import make_env
 from worldmodel.measure.film import as_png
 from worldmodel.measure.probe_targets import position_columns, targets_of
 from worldmodel.measure.probing import three_parts
 from worldmodel.measure.readout import linear_reading, r2
 from worldmodel.measure.statistics import in_percent, rate_interval
-from worldmodel.measure.tasks import make_env
 from worldmodel.models.checkpoint import load_checkpoint
 from worldmodel.models.latents import LatentClips, draw_latent_clips, imagine
 from worldmodel.models.world_model import WorldModel

@@ -28,11 +28,12 @@ from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config, 
 from worldmodel.cli import run as run_command
 from worldmodel.control.guardrails import parse_rules, permitted
 from worldmodel.errors import UserError
+from worldmodel.measure.environments import check_fits, make_env
 from worldmodel.measure.evaluation import Watch, kept, run_agent
 from worldmodel.measure.film import ALARM, WARNING, as_png
 from worldmodel.measure.outcomes import measure_outcomes
 from worldmodel.measure.statistics import in_percent, mean_interval, rate_interval
-from worldmodel.measure.tasks import check_fits, make_env, sample_tasks
+from worldmodel.measure.tasks import sample_tasks
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
 
 Array = NDArray[Any]

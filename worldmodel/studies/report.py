@@ -37,11 +37,11 @@ from worldmodel.cli import atomic_write_text, parse_config
 from worldmodel.cli import run as run_command
 from worldmodel.control.expectation import WATCHED
 from worldmodel.errors import UserError
+from worldmodel.measure.environments import same_env
 from worldmodel.measure.evaluation_table import search_label
 from worldmodel.measure.film import ALARM as BLUE
 from worldmodel.measure.film import WARNING as VERMILION
 from worldmodel.measure.statistics import in_percent
-from worldmodel.measure.tasks import same_env
 from worldmodel.models.checkpoint import (
     BUNDLED_FOLDER,
     CONFIG,

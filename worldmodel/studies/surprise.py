@@ -38,8 +38,9 @@ from worldmodel.cli import progress as show_progress
 from worldmodel.cli import run as run_command
 from worldmodel.control.expectation import WATCHED, Expectation
 from worldmodel.errors import UserError
+from worldmodel.measure.environments import check_fits, make_env
 from worldmodel.measure.statistics import in_percent, rate_interval
-from worldmodel.measure.tasks import HELD_OUT, check_fits, make_env
+from worldmodel.measure.tasks import HELD_OUT
 from worldmodel.models.checkpoint import CheckpointInfo, bundled_for, load_checkpoint, record
 
 Array = NDArray[Any]

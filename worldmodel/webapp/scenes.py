@@ -10,7 +10,7 @@ import gymnasium as gym
 import envs  # noqa: F401  (registers the bundled environments)
 from envs.task import Scene
 from worldmodel.errors import UserError
-from worldmodel.measure.tasks import same_env
+from worldmodel.measure.environments import same_env
 from worldmodel.models.checkpoint import find_checkpoint, load_info
 
 

@@ -17,10 +17,12 @@ from planners import Trajectory
 from worldmodel.agent import Agent, AgentConfig
 from worldmodel.cli.device import pick_device
 from worldmodel.control.guardrails import parse_rules
+from worldmodel.data.images import read_image
 from worldmodel.errors import UserError
 from worldmodel.measure.acting import Log, act_once, drawn_regions
+from worldmodel.measure.environments import check_fits, make_env
 from worldmodel.measure.outcomes import episode_outcome
-from worldmodel.measure.tasks import check_fits, make_env, read_image, sample_tasks
+from worldmodel.measure.tasks import sample_tasks
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
 from worldmodel.models.decoder import load_decoder
 from worldmodel.webapp.scenes import SceneChoice
