@@ -141,8 +141,9 @@ class Limit:
 def swept(
     region: Region, points: Tensor, start: Tensor | None, parts: int = 8
 ) -> tuple[Tensor, Tensor]:
-    """Bounds of the distance from a region on the straight line from each frame to the next: a lower
-    bound of the least and an upper bound of the largest, ``[E, S, T]`` each; also for thin regions.
+    """Bounds of the distance from a region on the straight line from each frame to the next.
+
+    Returns a lower bound of the least and an upper bound of the largest, ``[E, S, T]`` each.
 
     A distance changes no faster than the position does. So along a segment of length l, with
     distances a and b at its ends, it lies between (a + b - l) / 2 and (a + b + l) / 2.

@@ -731,8 +731,8 @@ def test_iterations_read_nothing_back_from_the_device(
         hold=torch.zeros(2),
         limits=ActionLimits(torch.zeros(2, 2), change=0.5) if guarded else None,
     )
-    for field in ("low", "high", "warm_start", "hold"):
-        object.__setattr__(problem, field, getattr(problem, field).to("meta"))
+    for tensor in ("low", "high", "warm_start", "hold"):
+        object.__setattr__(problem, tensor, getattr(problem, tensor).to("meta"))
     searches: list[Search] = []
     monkeypatch.setattr(Search, "finish", lambda search: searches.append(search))
     planner = planners.make(name)
