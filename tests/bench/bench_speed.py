@@ -20,7 +20,8 @@ from envs.exploration import explorer
 from planners import Budget
 from worldmodel.agent import AgentConfig, make_planner
 from worldmodel.models.checkpoint import load_checkpoint
-from worldmodel.studies.bench import Rehearsal, placed
+from worldmodel.studies.bench_parts import placed
+from worldmodel.studies.bench_training import Rehearsal
 
 GUARDRAIL = "no_go:disc=0.3:0.3:0.05"
 ENVS: list[tuple[str, dict[str, Any]]] = [

@@ -55,7 +55,7 @@ def agent(checkpoint: str, horizon: int, precision: str) -> Any:
     """One that stands at the beginning of an episode and knows its goal."""
     from worldmodel.agent import AgentConfig, make_planner
     from worldmodel.models.checkpoint import load_checkpoint
-    from worldmodel.studies.bench import placed
+    from worldmodel.studies.bench_parts import placed
 
     settings = AgentConfig(horizon=horizon, bfloat16=precision == "bf16")
     return placed(load_checkpoint(checkpoint), make_planner("cem"), settings)

@@ -498,7 +498,8 @@ import sys
 import torch
 from planners import Budget
 from worldmodel.agent import AgentConfig, make_planner
-from worldmodel.studies.bench import peak_mb, placed
+from worldmodel.studies.bench_parts import placed
+from worldmodel.studies.clock import peak_mb
 from worldmodel.models.checkpoint import load_checkpoint
 
 torch.set_num_threads(1)

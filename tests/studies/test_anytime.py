@@ -1,4 +1,4 @@
-"""Success against time: every limit and checkpoint is there, and limits are kept to."""
+"""Success under time limits: every limit and checkpoint has a point, and limits hold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_checkpoint
 
-from worldmodel.studies import anytime as anytime
+from worldmodel.studies.__main__ import main
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +19,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_more_time_is_used(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "out"
+    out = tmp_path / "out" / "anytime.json"
     arguments = ["--env", "worldmodel/PushT-v0", "--checkpoints", f"{tiny},pusht"]
     arguments += ["--episodes", "2", "--budget-steps", "10", "--limits", "[500, 5]"]
-    assert anytime.main([*arguments, "--out", str(out)]) == 0
-    result = json.loads((out / "anytime.json").read_text())
+    assert main(["anytime", *arguments, "--out", str(out)]) == 0
+    result = json.loads(out.read_text())
     points = [(point["checkpoint"], point["limit"]) for point in result["points"]]
     assert points == [(str(tiny), 5.0), (str(tiny), 500.0), ("pusht", 5.0), ("pusht", 500.0)]
     printed = capsys.readouterr().out
@@ -31,22 +31,22 @@ def test_more_time_is_used(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFix
         assert little["decisions"]["count"] == much["decisions"]["count"] == 4
         assert little["decisions"]["model_calls"]["max"] < much["decisions"]["model_calls"]["p50"]
         assert f"| {much['checkpoint']} | 500 | " in printed
-    assert (out / "anytime.png").read_bytes().startswith(b"\x89PNG")
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--limits", "[0, 5]"], "limits is \\[0.0, 5.0\\]"),
-        (["--planner", "gradient"], "a number of steps of its own"),
+        (["--planner", "gradient"], "a fixed number of steps"),
         (["--checkpoints", "nobody"], "no checkpoint 'nobody'"),
     ],
 )
 def test_bad_input_is_refused(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = ["--env", "worldmodel/PushT-v0", "--out", str(tmp_path / "out")]
-    assert anytime.main([*out, *arguments]) == 2
+    out = ["--env", "worldmodel/PushT-v0", "--out", str(tmp_path / "anytime.json")]
+    assert main(["anytime", *out, *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.out == ""
     assert re.search(message, captured.err)

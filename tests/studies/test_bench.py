@@ -1,7 +1,4 @@
-"""Operations counted by hand are those that PyTorch counts; the bench measures what it was asked.
-
-No time is asserted: on a busy machine they mean nothing.
-"""
+"""The benchmark times the parts that the flags name. No test asserts a time: machines are busy."""
 
 from __future__ import annotations
 
@@ -10,40 +7,25 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny import tiny_checkpoint
-from torch.utils.flop_counter import FlopCounterMode
 
 import planners
 from planners import Budget
-from worldmodel.agent import AgentConfig
-from worldmodel.encoders.encoder import load_encoder
+from worldmodel.agent import Agent
+from worldmodel.control.config import make_planner
 from worldmodel.errors import UserError
 from worldmodel.models.checkpoint import load_checkpoint
-from worldmodel.models.world_model import DataSpec, ModelConfig, WorldModel
-from worldmodel.studies import bench as bench
-from worldmodel.studies import operations as operations
-from worldmodel.studies.bench import BenchConfig, Rehearsal
+from worldmodel.studies import bench_parts, bench_scale, clock
+from worldmodel.studies.__main__ import main
+from worldmodel.studies.bench import BenchConfig
+from worldmodel.studies.bench_training import Rehearsal
+from worldmodel.studies.operations import matrix_operations
 
-SPEC = DataSpec(64, 192, (-1.0,) * 2, (1.0,) * 2, (0.0,) * 4, (1.0,) * 4)
-PREDICTORS = {
-    "mlp": ModelConfig(predictor="mlp", width=96, depth=3),
-    "relative": ModelConfig(1, 6, "relative", width=128, depth=3, projector="pose"),
-    "local": ModelConfig(64, 6, "local", width=64, depth=2, projector="components"),
-    "adaln": ModelConfig(tokens=9, dim=16, width=64, depth=2),
-    "concat": ModelConfig(tokens=9, dim=16, actions="concat", width=64, depth=2),
-}
-
-
-def counted(call: Any) -> int:
-    """What PyTorch counts while that runs."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return int(counter.get_total_flops())
+FEW_CALLS = BenchConfig(plans=1, seconds=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -52,74 +34,33 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # ------------------------------------------------------------------------------------ operations
-@pytest.mark.parametrize("kind", PREDICTORS)
-def test_a_model_step_multiplies_what_was_counted(kind: str) -> None:
-    config = PREDICTORS[kind]
-    model, batch, k = WorldModel(config, SPEC), 3, config.context
-    z = torch.randn(batch, k, config.tokens, config.dim)
-    actions = torch.rand(batch, k, 2 * config.frameskip)
-    found = counted(lambda: model.predict(z, torch.rand(batch, k, 4), actions))
-    assert batch * sum(operations.of_step(model)) == pytest.approx(found, rel=0.001)
+def test_products_forwards_and_backwards_are_counted() -> None:
+    layer, x = torch.nn.Linear(8, 4, bias=False), torch.randn(3, 8)
+    assert matrix_operations(lambda: layer(x)) == 2 * 3 * 8 * 4
+    assert matrix_operations(lambda: layer(x).sum().backward()) == 2 * 2 * 3 * 8 * 4
 
 
-@pytest.mark.parametrize("name", ["pusht", "maze", "chips"])
-def test_so_does_one_of_what_ships(name: str) -> None:
-    model = load_checkpoint(name)[0]
-    c, spec = model.config, model.spec
-    z = torch.zeros(2, c.context, c.tokens, c.dim)
-    proprio = torch.zeros(2, c.context, len(spec.proprio_mean))
-    actions = torch.zeros(2, c.context, c.frameskip * len(spec.action_low))
-    found = counted(lambda: model.predict(z, proprio, actions))
-    assert 2 * sum(operations.of_step(model)) == pytest.approx(found, rel=0.001)
-
-
-@pytest.mark.parametrize("name", planners.PLANNERS)
-def test_a_plan_multiplies_what_was_counted(name: str, tiny: Path) -> None:
-    episodes, horizon, budget = 2, 3, Budget(samples=6, iterations=4)
-    planner = planners.make(name)
-    agent = bench.placed(load_checkpoint(tiny), planner, AgentConfig(horizon=horizon), episodes)
-    plans = []
-
-    def call() -> None:
-        generator = torch.Generator().manual_seed(0)
-        plans.append(planner.plan(agent.problem(), budget, generator))
-
-    found = counted(call)
-    hand = operations.of_plan(agent.model, planner, budget, plans[0])
-    assert hand == pytest.approx(found, rel=0.001)
-    if name != "gradient":  # beside the search: idleness, and the last check
-        steps = episodes * horizon * (budget.samples * budget.iterations + 2)
-        assert hand == steps * sum(operations.of_step(agent.model))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["pusht", "maze"])
-def test_the_way_back_through_what_ships_was_counted_too(name: str) -> None:
-    budget, planner = Budget(samples=2, iterations=3), planners.make("gradient")
-    agent = bench.placed(load_checkpoint(name), planner)
-    plans = []
-    found = counted(lambda: plans.append(planner.plan(agent.problem(), budget, torch.Generator())))
-    hand = operations.of_plan(agent.model, planner, budget, plans[0])
-    assert hand == pytest.approx(found, rel=0.001)
-
-
-def test_an_image_multiplies_what_was_counted() -> None:
-    encoder = load_encoder("random-112")
-    found = counted(lambda: encoder.encode(np.zeros((2, 112, 112, 3), np.uint8)))
-    each = operations.of_encoder(encoder)
-    assert each is not None and 2 * each == pytest.approx(found, rel=0.001)
+def test_operations_of_a_plan_are_proportional_to_episodes_and_samples(tiny: Path) -> None:
+    loaded, planner = load_checkpoint(tiny), make_planner("cem")
+    rows = {
+        (episodes, samples): bench_parts.plan_row(
+            bench_parts.placed(loaded, planner, None, episodes), Budget(samples, 2), FEW_CALLS
+        ).operations
+        for episodes, samples in ((1, 8), (2, 8), (1, 16), (1, 24))
+    }
+    assert rows[2, 8] == 2 * rows[1, 8]  # type: ignore[operator]
+    assert rows[1, 24] - rows[1, 16] == rows[1, 16] - rows[1, 8] > 0  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("name", ["tiny", "pusht", "maze"])
-def test_a_training_step_multiplies_what_was_counted(name: str, tiny: Path) -> None:
+def test_rehearsal_trains_as_the_checkpoint_was_trained(name: str, tiny: Path) -> None:
     info = load_checkpoint(tiny if name == "tiny" else name)[2]
     trainer = Rehearsal(info)
-    if name != "tiny":  # as it was trained
+    if name != "tiny":
         assert trainer.config.batch == info.training["batch"]
         assert trainer.config.loss.rollout == info.training["loss"]["rollout"] == 3
     before = [p.clone() for p in trainer.model.predictor.parameters()]
-    found = counted(trainer.train_step)
-    assert operations.of_train(trainer) == pytest.approx(found, rel=0.001)
+    assert matrix_operations(trainer.train_step) > 0
     after = trainer.model.predictor.parameters()
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)), "it learnt"
 
@@ -127,23 +68,23 @@ def test_a_training_step_multiplies_what_was_counted(name: str, tiny: Path) -> N
 # ------------------------------------------------------------------------------------- the clock
 def test_calls_are_counted_after_two_or_until_the_time_is_up() -> None:
     calls: list[int] = []
-    assert len(bench.timed(lambda: calls.append(1), 3, 100.0)) == 3 and len(calls) == 5
+    assert len(clock.timed(lambda: calls.append(1), 3, 100.0)) == 3 and len(calls) == 5
     calls.clear()
-    assert len(bench.timed(lambda: calls.append(1), 3, 1e-9)) == 1 and len(calls) == 1
+    assert len(clock.timed(lambda: calls.append(1), 3, 1e-9)) == 1 and len(calls) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere getrusage says so")
 def test_the_memory_of_a_process_is_its_own() -> None:
     held = np.ones(800_000_000, np.uint8)
-    ours = bench.peak_mb()
+    ours = clock.peak_mb()
     assert ours > held.nbytes / 1e6
     said = subprocess.run(
-        [sys.executable, "-c", "from worldmodel.studies.bench import peak_mb; print(peak_mb())"],
+        [sys.executable, "-c", "from worldmodel.studies.clock import peak_mb; print(peak_mb())"],
         capture_output=True,
         text=True,
         check=True,
         timeout=60,
-        cwd=Path(bench.__file__).parents[2],
+        cwd=Path(clock.__file__).parents[2],
     )
     assert 20 < float(said.stdout) < ours - 300
 
@@ -160,16 +101,16 @@ FEW = ["--plans", "1", "--samples", "8", "--iterations", "2", "--horizon", "2", 
 def test_every_part_is_measured_written_and_drawn(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(bench, "SIZES", (64, 128))
+    monkeypatch.setattr(clock, "SIZES", (64, 128))
     monkeypatch.setattr(
-        bench,
+        bench_scale,
         "RANGES",
         {"samples": (8, 16, 32), "horizon": (1, 2), "episodes": (1, 2)}
         | {"width": (32, 64), "tokens": (1, 4)},
     )
     out = tmp_path / "new" / "bench.json"
     arguments = ["--checkpoint", str(tiny), "--out", str(out), "--episodes", "[1, 2]", *FEW]
-    assert bench.main([*arguments, "--scale", "true"]) == 0
+    assert main(["bench", *arguments, "--scale", "true"]) == 0
     printed = capsys.readouterr().out
     result = json.loads(out.read_text())
     assert result["machine"]["threads"] == torch.get_num_threads()
@@ -184,7 +125,7 @@ def test_every_part_is_measured_written_and_drawn(
             for size in (own, "8 x 2 x 2"):
                 assert names.count(f"plan, {planner}, {size}, {episodes}") == 1
     parts = [row["part"] for row in result["rows"]]
-    assert {part: parts.count(part) for part in bench.PARTS} == {
+    assert {part: parts.count(part) for part in bench_parts.PARTS} == {
         **{"plan": 16, "encode": 2, "train": 1, "collect": 1, "cold": 1}
     }
     for row in result["rows"]:
@@ -200,9 +141,9 @@ def test_every_part_is_measured_written_and_drawn(
     twice = [row["operations"] for row in result["rows"] if "cem, 8 x 2 x 2" in row["name"]]
     assert twice[1] == 2 * twice[0]
 
-    assert list(result["scale"]) == list(bench.RANGES)
+    assert list(result["scale"]) == list(bench_scale.RANGES)
     for name, found in result["scale"].items():
-        assert len(found["ms"]) == len(found["values"]) == len(bench.RANGES[name])
+        assert len(found["ms"]) == len(found["values"]) == len(bench_scale.RANGES[name])
         assert f"| scale, {name} " in printed
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
@@ -210,12 +151,13 @@ def test_every_part_is_measured_written_and_drawn(
 def test_only_what_was_asked_for_is_measured(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(bench, "SIZES", (64,))
+    monkeypatch.setattr(clock, "SIZES", (64,))
     out = tmp_path / "bench.json"
     arguments = ["--checkpoint", str(tiny), "--out", str(out), "--only", "encode,plan", *FEW]
     threads = torch.get_num_threads()
     assert (
-        bench.main([*arguments, "--planners", "mppi", "--episodes", "[2]", "--threads", "1"]) == 0
+        main(["bench", *arguments, "--planners", "mppi", "--episodes", "[2]", "--threads", "1"])
+        == 0
     )
     torch.set_num_threads(threads)
     result = json.loads(out.read_text())
@@ -226,14 +168,14 @@ def test_only_what_was_asked_for_is_measured(
 
 
 def test_a_power_law_is_found(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def row(agent: Any, budget: Budget, config: BenchConfig) -> bench.Row:
+    def row(agent: Agent, budget: Budget, config: BenchConfig) -> bench_parts.Row:
         c = agent.model.config
         size = budget.samples**0.5 * agent.horizon**2 * len(agent.stop_reasons)
         size *= c.tokens**1.5 * c.width**3
-        return bench.Row("plan", "", [3.0 * size], "")
+        return bench_parts.Row("plan", "", [3.0 * size], "")
 
-    monkeypatch.setattr(bench, "plan_row", row)
-    found = bench.bench_scale(BenchConfig(), load_checkpoint(tiny))
+    monkeypatch.setattr(bench_scale, "plan_row", row)
+    found = bench_scale.bench_scale(BenchConfig(), load_checkpoint(tiny))
     exponents = {name: each["exponent"] for name, each in found.items()}
     assert exponents == pytest.approx(
         {"samples": 0.5, "horizon": 2.0, "episodes": 1.0, "width": 3.0, "tokens": 1.5}
@@ -260,7 +202,7 @@ def test_bad_input_is_refused(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = ["--out", str(tmp_path / "bench.json")]
-    assert bench.main([*out, *arguments]) == 2
+    assert main(["bench", *out, *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
@@ -268,7 +210,7 @@ def test_bad_input_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_fresh_process_that_fails_says_why(tiny: Path) -> None:
+def test_a_new_process_that_fails_says_why(tiny: Path) -> None:
     config = BenchConfig(checkpoint="gone")
-    with pytest.raises(UserError, match="fresh process failed.*no checkpoint 'gone'"):
-        list(bench.bench_cold(config, load_checkpoint(tiny)))
+    with pytest.raises(UserError, match="new process failed.*no checkpoint 'gone'"):
+        list(bench_parts.bench_cold(config, load_checkpoint(tiny)))

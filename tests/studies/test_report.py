@@ -24,21 +24,24 @@ from worldmodel.measure import probing as probe
 from worldmodel.measure.environments import make_env
 from worldmodel.measure.evaluation import EvaluateConfig
 from worldmodel.measure.goals import save_goal
+from worldmodel.measure.prediction_errors import SurpriseConfig
 from worldmodel.measure.tasks import sample_tasks
 from worldmodel.models import checkpoint as checkpoint
 from worldmodel.models import decoder as decoder
 from worldmodel.studies import report as report
-from worldmodel.studies import surprise as surprise
+from worldmodel.studies.disturbances import DisturbancesConfig
 from worldmodel.training import decoder_training as train_decoder
 from worldmodel.training import trainer as train
 
 PUSHT = "worldmodel/PushT-v0"
 RULE = "no_go:x=0:0.02,y=0:0.02"
+DISTURBED = "Planted events, from disturbances.json; an alarm is p < 0.005"
 VOID = {"meta", "img", "br"}
 CONFIGS = {
     "evaluate": evaluate.EvaluateConfig,
     "probe": probe.ProbeConfig,
-    "surprise": surprise.SurpriseConfig,
+    "surprise": SurpriseConfig,
+    "studies disturbances": DisturbancesConfig,
     "train": train.TrainConfig,
     "train_decoder": train_decoder.TrainDecoderConfig,
     "plan": plan.PlanConfig,
@@ -223,20 +226,20 @@ PROBED = {
 
 
 def watched(**events: Any) -> dict[str, Any]:
-    """What `surprise --out` writes."""
+    """What the study `disturbances` writes."""
     rate = {"rate": 0.25, "low": 0.125, "high": 0.5}
-    event = {"episodes": 4, "auroc": 0.875, "noticed": rate, "delay": None}
+    event = {"episodes": 4, "auroc": 0.875, "detected": rate, "delay": None}
     alarms = {"per_step": rate, "per_episode": rate}
     return {
         "env": PUSHT,
         "policy": "explore",
         "steps": 25,
         "alarm": 0.005,
-        "usual": 30,
+        "window": 10,
         "episodes": 4,
         "seed": 0,
         "false_alarms": alarms,
-        "events": {"teleport": event, **{name: event for name in events}},
+        "disturbances": {"teleport": event, **{name: event for name in events}},
     }
 
 
@@ -305,6 +308,7 @@ def test_what_is_not_there_is_named_with_a_command_that_exists(bundled: Page) ->
     for command in bundled.texts["code"]:
         words = shlex.split(command)
         name = words[0] if words[0] == "plan" else words[2].removeprefix("worldmodel.")
+        name += f" {words[3]}" if name == "studies" else ""
         assert words[0] == "plan" or words[:2] == ["python", "-m"]
         for word in words:
             if word.startswith("--"):
@@ -323,11 +327,11 @@ def test_a_fresh_run_has_nothing_but_its_weights(run: Path, tmp_path: Path) -> N
 
 def test_the_page_of_a_run_holds_all_that_is_given(run: Path, tmp_path: Path) -> None:
     (tmp_path / "probe.json").write_text(json.dumps(PROBED))
-    (tmp_path / "surprise.json").write_text(json.dumps(watched()))
+    (tmp_path / "disturbances.json").write_text(json.dumps(watched()))
     page = made(
         tmp_path,
         *("--run", run, "--evaluation", run / "result.json"),
-        *("--probe", tmp_path / "probe.json", "--surprise", tmp_path / "surprise.json"),
+        *("--probe", tmp_path / "probe.json", "--disturbances", tmp_path / "disturbances.json"),
         *("--gifs", run / "gallery", "--gifs", run / "plan"),
     )
     check_needs_nothing(page)
@@ -354,7 +358,7 @@ def test_the_page_of_a_run_holds_all_that_is_given(run: Path, tmp_path: Path) ->
         ["dino, shuffled $1$", "ridge", "", "-7.000", "-7.000"],
     ]
     event = ["teleport", "4", "0.875", "25.0 % (12.5 to 50.0)", ""]
-    assert page.tables["Planted events, from surprise.json; an alarm is p < 0.005"][1:] == [event]
+    assert page.tables[DISTURBED][1:] == [event]
 
     drawn = page.images("image/svg+xml")
     assert len(drawn) == 2  # training and probes
@@ -396,17 +400,17 @@ def test_names_out_of_files_are_text(copy: Path, tmp_path: Path) -> None:
     (copy / "checkpoint" / "config.json").write_text(json.dumps(config))
     rows = [{"encoder": evil, "probe": evil, "r2": {evil: 0.5}, "mean_error": {evil: 1.0}}]
     (tmp_path / "probe.json").write_text(json.dumps({"results": rows}))
-    (tmp_path / "surprise.json").write_text(json.dumps(watched(**{evil: None})))
+    (tmp_path / "disturbances.json").write_text(json.dumps(watched(**{evil: None})))
     readme = copy / "gallery" / "README.md"
     readme.write_text(readme.read_text().replace("never", evil).replace("at step", evil))
     page = made(
         tmp_path,
         *("--run", copy, "--probe", tmp_path / "probe.json"),
-        *("--surprise", tmp_path / "surprise.json", "--gifs", copy / "gallery"),
+        *("--disturbances", tmp_path / "disturbances.json", "--gifs", copy / "gallery"),
     )
     check_needs_nothing(page)
     assert "<script" not in page.source and "onerror=y>" not in page.source
-    events = page.tables["Planted events, from surprise.json; an alarm is p < 0.005"]
+    events = page.tables[DISTURBED]
     assert events[2][0] == evil
     assert page.tables["R^2 on held-out episodes, from probe.json"][1][:2] == [evil, evil]
     assert any(evil in text for text in page.texts["figcaption"])
@@ -456,8 +460,13 @@ WEIGHTS, CONFIG = "checkpoint/model.safetensors", "checkpoint/config.json"
         ("--probe", "x.json", '{"results": []}', PROBE + "its results are empty"),
         ("--probe", "x.json", '{"results": [3]}', PROBE),
         ("--probe", "x.json", NO_R2, PROBE),
-        ("--surprise", "x.json", MAZE, "is about worldmodel/Maze-v0, but the checkpoint is for"),
-        ("--surprise", "x.json", "\xff", "x.json is not UTF-8 text"),
+        (
+            "--disturbances",
+            "x.json",
+            MAZE,
+            "is about worldmodel/Maze-v0, but the checkpoint is for",
+        ),
+        ("--disturbances", "x.json", "\xff", "x.json is not UTF-8 text"),
         ("--gifs", CONFIG, WHOLE, "there is no .gif in it"),
         ("--gifs", "plan/plan.gif", 3000, "plan.gif is no GIF, or damaged"),
         ("--gifs", "plan/plan.gif", "GIF89a", "plan.gif is no GIF, or damaged"),

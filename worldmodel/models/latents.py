@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from worldmodel.cli import Progress, progress
+from worldmodel.data.clips import ClipSampler, choose
 from worldmodel.data.dataset import Dataset
 from worldmodel.encoders.encoder import Encoder
-from worldmodel.errors import UserError
 from worldmodel.models.world_model import WorldModel
 
 BATCH = 512  # frames or clips in one forward pass
@@ -85,28 +85,19 @@ def draw_latent_clips(
     Raises:
         UserError: the episodes are too short.
     """
-    skip, context = model.config.frameskip, model.config.context
-    starts = [
-        np.arange(f.start + skip * (context - 1), f.stop - skip * horizon)
-        for f in map(dataset.frames, episodes.tolist())
-    ]
-    possible = np.concatenate(starts)
-    if not len(possible):
-        needed = skip * (context - 1 + horizon)
-        raise UserError(f"no episode of {dataset.path} has {needed} actions: record longer ones")
-    now = np.sort(rng.choice(possible, min(count, len(possible)), replace=False))
-    context_frames = now[:, None] + skip * np.arange(1 - context, 1)  # [n, K]
-    encoded = np.unique(context_frames)
+    context = model.config.context
+    sampler = ClipSampler([dataset], model.config.frameskip)
+    chosen = choose([dataset], [episodes], 1)
+    clips = sampler.draw_distinct(chosen, count, context + horizon, rng)
+    context_frames = clips.frames[:, :context]
+    encoded, index = np.unique(context_frames, return_inverse=True)
     z = latents_of(model, encoder, dataset, encoded)
-    steps = now[:, None] + np.arange(skip * (1 - context), skip * horizon)
-    actions = torch.from_numpy(dataset.actions[steps]).unflatten(1, (-1, skip)).flatten(2)
-    past, future = actions.split([context - 1, horizon], 1)
     return LatentClips(
-        z[torch.from_numpy(np.searchsorted(encoded, context_frames))],
-        torch.from_numpy(dataset.proprio[context_frames]).float(),
-        past,
-        future,
-        now[:, None] + skip * np.arange(horizon + 1),
+        z[torch.from_numpy(index.reshape(context_frames.shape))],
+        clips.proprio[:, :context],
+        clips.actions[:, : context - 1],
+        clips.actions[:, context - 1 :],
+        clips.frames[:, context - 1 :],
     )
 
 

@@ -1,1 +1,1 @@
-"""Experiments about a finished model."""
+"""Studies: experiments on trained models. `python -m worldmodel.studies` runs them by name."""

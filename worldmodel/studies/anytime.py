@@ -1,10 +1,10 @@
-"""How much success time buys: the same tasks under different time limits.
+"""Success under time limits: the same tasks with several limits per decision.
 
-    python -m worldmodel.anytime --env worldmodel/PushT-v0 --checkpoints pusht,pusht-fast
+    python -m worldmodel.studies anytime --env worldmodel/PushT-v0 --checkpoints pusht,pusht-fast
 
-One robot at a time acts with a limit on every decision, from what it sees to what it does, and
-plans until the limit or until the search converges. ``anytime.png`` draws success against the
-limit, ``anytime.json`` has the numbers. On a busy machine all of this is worse.
+One robot at a time acts with a limit on each decision, from observation to action. A plan takes
+until the limit or until the search converges. Run it on an idle machine: other processes take time
+away.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config, writable_folder
-from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
 from worldmodel.measure.evaluation import EvaluateConfig, evaluate
 from worldmodel.measure.film import ALARM, WARNING, as_png
 from worldmodel.measure.statistics import in_percent
 from worldmodel.models.checkpoint import bundled_for
+from worldmodel.studies.study import Study
 
 COLOURS = (ALARM, WARNING, "#009E73", "#CC79A7")
 
 
 @dataclass(frozen=True)
 class AnytimeConfig:
-    """What to compare, and how often."""
+    """What to compare."""
 
     env: str
     """Gymnasium id, such as worldmodel/PushT-v0."""
@@ -40,29 +39,31 @@ class AnytimeConfig:
     planner: str = "cem"
     """cem, mppi or cmaes."""
     limits: tuple[float, ...] = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
-    """Milliseconds for a decision."""
+    """Limits of a decision, milliseconds."""
     samples: int | None = None
     """Candidates per iteration; default: the checkpoint's."""
     episodes: int = 100
-    """Tasks."""
+    """Number of tasks."""
     seed: int = 0
-    """Of tasks and planner."""
+    """Seed of tasks and planner."""
     budget_steps: int = 50
     """Environment steps of every episode."""
     guardrail: list[str] = field(default_factory=list)
-    """What no plan may break; may be given again."""
-    out: Path = Path("out/anytime")
-    """Folder for anytime.json and anytime.png."""
+    """Constraints of the plan; may be given again."""
+    out: Path = Path("out/anytime.json")
+    """JSON file for the result; the plot is a PNG beside it."""
 
     def __post_init__(self) -> None:
         if not self.limits or not min(self.limits) > 0:
             raise UserError(f"limits is {list(self.limits)}: give milliseconds above 0")
         if self.planner == "gradient":
-            raise UserError("the gradient planner makes a number of steps of its own: no limit")
+            raise UserError(
+                "the gradient planner takes a fixed number of steps: it has no time limit"
+            )
 
 
 def anytime(config: AnytimeConfig) -> dict[str, Any]:
-    """Act under every limit; what it returns is what ``anytime.json`` gets."""
+    """Run the study."""
     points: list[dict[str, Any]] = []
     for checkpoint in (config.checkpoints or bundled_for(config.env)).split(","):
         for limit in sorted(config.limits):
@@ -129,7 +130,7 @@ def draw(result: dict[str, Any]) -> bytes:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as a Markdown table."""
+    """The result as Markdown."""
     rows = [
         f"{result['env']}, {result['planner']}, {result['episodes']} episodes, "
         f"{result['threads']} threads",
@@ -146,13 +147,4 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-@run_command
-def main(argv: list[str] | None = None) -> None:
-    """Act, print a table, write the files."""
-    config = parse_config(AnytimeConfig, argv, "worldmodel.anytime", "How much success time buys.")
-    writable_folder(config.out)
-    result = anytime(config)
-    atomic_write_json(config.out / "anytime.json", result)
-    atomic_write_bytes(config.out / "anytime.png", draw(result))
-    print(table(result))
-    print(f"wrote {config.out / 'anytime.png'}")
+STUDY = Study(AnytimeConfig, anytime, table, draw)

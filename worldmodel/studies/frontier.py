@@ -1,12 +1,12 @@
-"""What guardrails cost, and what softer ways of keeping them buy.
+"""Success and violations of hard guardrails, beside soft constraints.
 
-    python -m worldmodel.frontier --env worldmodel/PushT-v0 --guardrail no_go:disc=0.256:0.256:0.06
+    python -m worldmodel.studies frontier --env worldmodel/PushT-v0 \
+        --guardrail no_go:disc=0.256:0.256:0.06
 
-The same tasks with the same planner: without guardrails, with what breaks them added to the cost
-under several weights (a penalty), with a weight that grows as long as plans break them (a
-Lagrangian), and with guardrails that no plan may break. Each is one point: in how many episodes a
-guardrail was broken, by true states, and in how many the goal was reached. ``frontier.png`` draws
-them, ``frontier.json`` has the numbers.
+The same tasks with the same planner, each time one point: without guardrails; with violations added
+to the cost under several weights (penalty method); with a weight that grows while plans violate
+guardrails (Lagrangian); and with hard guardrails. A point is the fraction of episodes that violate
+a guardrail, by true states, and the fraction that reach the goal.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from torch import Tensor
 
 from planners import Problem, Trajectory, verify
 from worldmodel.agent import Agent, AgentConfig, make_planner
-from worldmodel.cli import atomic_write_bytes, atomic_write_json, parse_config, writable_folder
-from worldmodel.cli import run as run_command
 from worldmodel.control.guardrails import parse_rules, permitted
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import check_fits, make_env
@@ -35,18 +33,19 @@ from worldmodel.measure.outcomes import measure_outcomes
 from worldmodel.measure.statistics import in_percent, mean_interval, rate_interval
 from worldmodel.measure.tasks import sample_tasks
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
+from worldmodel.studies.study import Study
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class FrontierConfig:
-    """What to compare, and how often."""
+    """What to compare."""
 
     env: str
     """Gymnasium id, such as worldmodel/PushT-v0."""
     guardrail: list[str] = field(default_factory=list)
-    """What no plan may break; may be given again. Its margin holds for all of them."""
+    """Constraints of the plan; may be given again. Their margins hold for soft ones, too."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment; default: the checkpoint's."""
     checkpoint: str | None = None
@@ -58,30 +57,32 @@ class FrontierConfig:
     iterations: int | None = None
     """Iterations; default: the checkpoint's."""
     weights: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-    """Of the penalties, in cost per unit of the guardrail."""
+    """Weights of the penalties, in cost per unit of the violation."""
     rate: float = 10.0
-    """By how much the Lagrangian's weight grows per unit of breach and plan."""
+    """Growth of the Lagrangian's weight per unit of violation and plan."""
     episodes: int = 100
-    """Tasks."""
+    """Number of tasks."""
     seed: int = 0
-    """Of tasks and planner."""
+    """Seed of tasks and planner."""
     budget_steps: int = 50
     """Environment steps of every episode."""
     goal_offset: int = 25
-    """How many environment steps ahead the goals lie (Push-T)."""
+    """Environment steps from start to goal, where the task has such goals."""
     across: bool = False
-    """Only tasks whose straight way from start to goal breaks a guardrail."""
+    """Only tasks whose straight line from start to goal violates a guardrail."""
     batch: int = 50
     """Episodes planned together."""
-    out: Path = Path("out/frontier")
-    """Folder for frontier.json and frontier.png."""
+    out: Path = Path("out/frontier.json")
+    """JSON file for the result; the plot is a PNG beside it."""
 
     def __post_init__(self) -> None:
         if not self.guardrail:
             raise UserError("there is nothing to compare: give at least one --guardrail")
         for rule in parse_rules(self.guardrail):
             if rule.tier == 1:
-                raise UserError(f"guardrail {rule.text!r} is kept exactly: it costs no breach")
+                raise UserError(
+                    f"guardrail {rule.text!r} is enforced exactly: it has no violations to compare"
+                )
         for name in ("episodes", "budget_steps", "batch"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
@@ -90,10 +91,11 @@ class FrontierConfig:
 
 
 class SoftAgent(Agent):
-    """Trades guardrails against the goal, as penalties do.
+    """An agent with soft constraints: violations are added to the cost.
 
-    weight: of what plans break, at the beginning.
-    rate: by how much it grows per unit and plan that breaks them.
+    Attributes:
+        weight: initial weight of the violations.
+        rate: growth of the weight per unit of violation and plan.
     """
 
     weight: float = 0.0
@@ -107,7 +109,7 @@ class SoftAgent(Agent):
         hard = super().problem(warm_start)
 
         def cost(trajectory: Trajectory, actions: Tensor) -> Tensor:
-            return hard.cost(trajectory, actions) + self.weights * _broken(
+            return hard.cost(trajectory, actions) + self.weights * total_violation(
                 hard, trajectory, actions
             )
 
@@ -119,19 +121,19 @@ class SoftAgent(Agent):
             assert self.last_plan is not None
             hard = super().problem()
             plan = verify(hard, self.last_plan.actions)
-            broken = plan.violations.clamp(min=0).sum((-2, -1))
-            self.weights += self.rate * broken[:, None]
+            violation = plan.violations.clamp(min=0).sum((-2, -1))
+            self.weights += self.rate * violation[:, None]
 
 
-def _broken(problem: Problem, trajectory: Trajectory, actions: Tensor) -> Tensor:
-    """By how much candidates break the guardrails of a problem, over all steps, ``[E, S]``."""
+def total_violation(problem: Problem, trajectory: Trajectory, actions: Tensor) -> Tensor:
+    """Sum of the violations of all guardrails over all steps, ``[E, S]``."""
     return torch.stack(
         [rail(trajectory, actions).clamp(min=0).sum(-1) for rail in problem.guardrails]
     ).sum(0)
 
 
 def frontier(config: FrontierConfig) -> dict[str, Any]:
-    """Run all of them; what it returns is what ``frontier.json`` gets.
+    """Run the study.
 
     Raises:
         UserError: the checkpoint is not for this environment, or anything else in `config`.
@@ -192,14 +194,14 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
 
 
 def draw(result: dict[str, Any]) -> bytes:
-    """A PNG: share of episodes in breach against success."""
+    """A PNG: success against the fraction of episodes with a violation."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    looks = {"unconstrained": ("s", "#666666"), "Lagrangian": ("D", "#CC79A7")}
-    looks |= {"guardrail": ("*", WARNING), "penalty": ("o", ALARM)}
-    for kind, (marker, colour) in looks.items():
+    styles = {"unconstrained": ("s", "#666666"), "Lagrangian": ("D", "#CC79A7")}
+    styles |= {"guardrail": ("*", WARNING), "penalty": ("o", ALARM)}
+    for kind, (marker, colour) in styles.items():
         chosen = [p for name, p in result["points"].items() if name.partition(" ")[0] == kind]
         x, y = (
             np.array([[100 * p[key][at] for p in chosen] for at in ("rate", "low", "high")])
@@ -212,12 +214,14 @@ def draw(result: dict[str, Any]) -> bytes:
             [x[0] - x[1], x[2] - x[0]],
             marker + ("-" if kind == "penalty" else ""),
             color=colour,
-            label="penalty, 7 weights" if kind == "penalty" and len(chosen) == 7 else kind,
+            label=kind,
             ms=13 if kind == "guardrail" else 6,
             lw=0.8,
             elinewidth=0.6,
         )
-    axes.set(xlabel="episodes in breach, %", ylabel="success at any time, %", xlim=(-1, None))
+    axes.set(
+        xlabel="episodes with a violation, %", ylabel="success at any time, %", xlim=(-1, None)
+    )
     axes.set_title(", ".join(result["guardrails"]), fontsize=9)
     axes.legend()
     axes.grid(alpha=0.3)
@@ -225,13 +229,12 @@ def draw(result: dict[str, Any]) -> bytes:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as a Markdown table."""
-
+    """The result as Markdown."""
     rows = [
         f"{result['env']}, {', '.join(result['guardrails'])}: {result['planner']} "
         f"{result['samples']} x {result['iterations']}, {result['episodes']} episodes",
         "",
-        "| | episodes in breach | success at any time | success without a breach | worst depth |",
+        "| | episodes with a violation | success at any time | safe success | worst depth |",
         "|---" * 5 + "|",
     ]
     for name, point in result["points"].items():
@@ -241,15 +244,4 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-@run_command
-def main(argv: list[str] | None = None) -> None:
-    """Compare, print a table, write the files."""
-    config = parse_config(
-        FrontierConfig, argv, "worldmodel.frontier", "What guardrails cost, beside penalties."
-    )
-    writable_folder(config.out)
-    result = frontier(config)
-    atomic_write_json(config.out / "frontier.json", result)
-    atomic_write_bytes(config.out / "frontier.png", draw(result))
-    print(table(result))
-    print(f"wrote {config.out / 'frontier.png'}")
+STUDY = Study(FrontierConfig, frontier, table, draw)

@@ -71,8 +71,8 @@ class ReportConfig:
     """Further result of `evaluate --out`; may be given again."""
     probe: Path | None = None
     """Result of `worldmodel.probe --out`."""
-    surprise: Path | None = None
-    """Result of `worldmodel.surprise --out`."""
+    disturbances: Path | None = None
+    """Result of `worldmodel.studies disturbances`."""
     gifs: list[str] = field(default_factory=list)
     """Folder with animations, of `plan --out` or `evaluate --failures`; may be given again."""
 
@@ -454,19 +454,19 @@ def usual(found: dict[str, Any], make: str) -> str:
 def events(path: Path | None, info: CheckpointInfo, make: str) -> str:
     """Whether planted events were noticed."""
     if path is None:
-        return missing("No result of planted events was given (--surprise surprise.json).", make)
+        return missing("No result of planted events was given (--disturbances FILE).", make)
     found = parse_json(read_text(path), str(path))
     check_env(info, found, path)
     rows: Rows = []
-    for name, event in found["events"].items():
+    for name, event in found["disturbances"].items():
         delay = "" if event["delay"] is None else f"{event['delay']:g}"
-        noticed = share(event["noticed"])
+        noticed = share(event["detected"])
         rows.append([name, event["episodes"], f"{event['auroc']:.3f}", noticed, delay])
     false = found["false_alarms"]
     said = (
         f"False alarms: {share(false['per_step'])} of usual steps, {share(false['per_episode'])} "
-        f"of {found['episodes']} episodes of {found['steps']} steps. What is usual was found in "
-        f"{found['usual']} others; policy {found['policy']}, seed {found['seed']}."
+        f"of {found['episodes']} episodes of {found['steps']} steps. Policy "
+        f"{found['policy']}, seed {found['seed']}."
     )
     what = f"Planted events, from {path.name}; an alarm is p < {found['alarm']:g}"
     head = ("", "episodes", "AUROC", "noticed within 10 steps", "steps until then, median")
@@ -642,11 +642,11 @@ def report(config: ReportConfig) -> str:
     with written_by("worldmodel.train_decoder", str(folder / DECODER)):
         command = f"{python}train_decoder --data DATA --checkpoint {checkpoint}"
         sections["Imagination"] = imagination(how_trained(folder), command)
-    with written_by("worldmodel.surprise --save", f"surprise in {where}"):
-        sections["Surprise"] = usual(info.surprise, f"{python}surprise {env} --save true")
-    with written_by("worldmodel.surprise --out", str(config.surprise)):
-        command = f"{python}surprise {env} --out surprise.json"
-        sections["Surprise"] += "<h3>Events</h3>\n" + events(config.surprise, info, command)
+    with written_by("worldmodel.surprise", f"surprise in {where}"):
+        sections["Surprise"] = usual(info.surprise, f"{python}surprise {env}")
+    with written_by("worldmodel.studies disturbances", str(config.disturbances)):
+        command = f"{python}studies disturbances {env} --out disturbances.json"
+        sections["Surprise"] += "<h3>Events</h3>\n" + events(config.disturbances, info, command)
     commands = (
         f"plan {env} --goal GOAL.png --out FOLDER",
         f"{python}evaluate {env} --failures FOLDER",
