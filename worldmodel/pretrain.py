@@ -1,12 +1,23 @@
-"""Command line: see `worldmodel.encoders.pretraining`."""
+"""Pretrain the project's own DINO on recorded frames.
+
+python -m worldmodel.pretrain --config configs/dino.yaml --out runs/dino
+"""
 
 from __future__ import annotations
 
 import sys
 
-from worldmodel.encoders.pretraining import main
+from worldmodel.cli import parse_config, run
+from worldmodel.training.pretraining import PretrainConfig, pretrain
 
-__all__ = ["main"]
+
+@run
+def main(argv: list[str] | None = None) -> None:
+    """Command line."""
+    description = "Pretrain the project's own DINO on recorded frames."
+    config = parse_config(PretrainConfig, argv, "worldmodel.pretrain", description)
+    print(f"wrote {pretrain(config)}")
+
 
 if __name__ == "__main__":
     sys.exit(main())

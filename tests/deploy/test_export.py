@@ -19,10 +19,11 @@ from torch import Tensor
 import worldmodel
 from worldmodel.deploy import export as export
 from worldmodel.deploy.export import BATCHES, Episode, difference, main, programs, write_program
-from worldmodel.encoders.encoder import ViT, ViTConfig, load_encoder
-from worldmodel.encoders.pretraining import export as export_encoder
+from worldmodel.encoders.encoder import load_encoder
+from worldmodel.encoders.vit import ViT, ViTConfig
 from worldmodel.models.checkpoint import CheckpointInfo, load_checkpoint, record
 from worldmodel.models.world_model import DataSpec, ModelConfig, WorldModel
+from worldmodel.training.pretraining import export as export_encoder
 
 EITHER = ("pt2", "onnx")
 PT2 = ["distance.pt2", "encoder.pt2", "predictor.pt2"]

@@ -48,3 +48,10 @@ def has_bfloat16(device: torch.device) -> bool:
         checks = (torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported)
         return any(check() for check in checks)
     return False
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """A context that computes in bfloat16, if `device` has instructions for it."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))

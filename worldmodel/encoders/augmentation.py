@@ -1,9 +1,9 @@
-"""What pretraining sees: random crops of frames whose palette, background and light are random.
+"""Augmentation for pretraining: random crops with random palette, background and light.
 
-Simulated frames are nearly empty and flatly coloured. Left as they are, patch features learn to
-tell where a patch is and little else; so frames are recoloured, backgrounds replaced by textures,
-and procedural images mixed in. Everything is batched and cheap: it has to keep well below the cost
-of a training step of a tiny ViT on two CPU cores.
+Simulated frames are nearly empty and have few colours. On the unchanged frames, patch features
+encode little more than the patch's position. So frames are recoloured, backgrounds are replaced by
+textures, and procedural images are mixed in. Everything is batched, and much cheaper than a
+training step of a small ViT on two CPU cores.
 """
 
 from __future__ import annotations
@@ -27,19 +27,17 @@ class AugmentConfig:
     Attributes:
         global_size: side of a global crop, pixels.
         local_size: side of a local crop, pixels.
-        global_crops: global crops per image, 1 or 2.
         local_crops: local crops per image.
         global_scale: smallest and largest area of a global crop, as a share of the image.
         local_scale: the same for local crops.
         rotation: largest rotation of a crop, degrees.
-        recolour: share of images with a random palette and light.
-        background: share of images whose background becomes a procedural texture.
+        recolour: share of images with random palette and light.
+        background: share of images with a procedural texture as background.
         noise: largest standard deviation of the pixel noise, in [0, 1] units.
     """
 
     global_size: int = 112
     local_size: int = 56
-    global_crops: int = 1
     local_crops: int = 2
     global_scale: tuple[float, float] = (0.6, 1.0)
     local_scale: tuple[float, float] = (0.15, 0.5)
@@ -90,51 +88,48 @@ def dead_leaves(count: int, size: int, seed: int) -> np.ndarray:
 
 
 class Augment:
-    """Turn a batch of frames into normalised crops, the same for the same generator state."""
+    """Normalised crops of a batch of frames; the same for the same state of the generator."""
 
     def __init__(self, config: AugmentConfig, textures: Tensor, mean: Tensor, std: Tensor) -> None:
-        """Args: textures: backgrounds, uint8 [M, H, W, 3]; mean, std: [3], in [0, 1] units."""
+        """`textures`: backgrounds, uint8 [M, H, W, 3]; `mean`, `std`: [3], in [0, 1] units."""
         self.config = config
         self.textures = textures
         self.mean = mean.view(1, 3, 1, 1)
         self.std = std.view(1, 3, 1, 1)
-        # One bank of unit noise, drawn from at random: far cheaper than fresh normals per pixel.
+        # A fixed bank of noise images: much cheaper than new random numbers for each pixel.
         side = config.global_size
         fixed = torch.Generator().manual_seed(0)
         self.noise = torch.randn(64, 1, side, side, generator=fixed)
 
-    def __call__(
-        self, frames: Tensor, generator: torch.Generator
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Args: frames: uint8 [B, H, W, 3]. Returns: global and local crops, each [B, 3, S, S]."""
+    def __call__(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
+        """A global crop [B, 3, S, S] and local crops [B, 3, s, s] of frames, uint8 [B, H, W, 3]."""
         c = self.config
         g = generator
         images = frames.permute(0, 3, 1, 2).float().div_(255.0)
         images, content = self._background(images, g)
         images = self._recolour(images, g)
         flip = _symmetry(len(images), g)
-        globals_ = [
-            self._jitter(_crop(images, c.global_size, c.global_scale, c.rotation, flip, None, g), g)
-            for _ in range(c.global_crops)
-        ]
-        locals_ = [
+        large = _crop(images, c.global_size, c.global_scale, c.rotation, flip, None, g)
+        global_crop = self._jitter(large, g)
+        local_crops = [
             self._jitter(
                 _crop(images, c.local_size, c.local_scale, c.rotation, flip, content, g), g
             )
             for _ in range(c.local_crops)
         ]
-        return globals_, locals_
+        return global_crop, local_crops
 
     def relook(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Whole images ``[B, 3, H, W]`` in [0, 1] with another look, but everything in its place;
+        """Whole images ``[B, 3, H, W]`` in [0, 1] with another palette, background and light;
         normalised like crops."""
         images, _ = self._background(images, generator)
         return self._jitter(self._recolour(images, generator), generator)
 
     def _background(self, images: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Replace the commonest colour by a texture in some images; say where the content is.
+        """Replace the most common colour by a texture in some images.
 
-        Returns the images and content [B, 2], centres of interest in [-1, 1] (x, y).
+        Returns:
+            The images, and a salient point of each [B, 2], (x, y) in [-1, 1].
         """
         b = len(images)
         coarse = images[:, :, 3::7, 3::7]
@@ -149,7 +144,7 @@ class Augment:
             texture = self.textures[pick].permute(0, 3, 1, 2).float().div_(255.0)
             if texture.shape[-2:] != images.shape[-2:]:
                 texture = F.interpolate(texture, images.shape[-2:], mode="bilinear")
-            # Mixed with the old background, so that contrast with the content varies.
+            # Mixed with the old background, so that its contrast with the objects varies.
             blend = torch.rand(len(chosen), 1, 1, 1, generator=g) * 0.8 + 0.2
             weight = (1.0 - 8.0 * distance[chosen]).clamp_(0.0, 1.0) * blend
             images[chosen] = torch.lerp(images[chosen], texture, weight)
@@ -160,7 +155,7 @@ class Augment:
         b = len(images)
         on = (torch.rand(b, 1, 1, generator=g) < self.config.recolour).float()
         mix = torch.eye(3) + on * torch.randn(b, 3, 3, generator=g) * 0.45
-        # Rows sum to a random gain: greys stay near grey, contrast changes, the rest rotates hue.
+        # Rows sum to a random gain: this keeps greys nearly grey, and changes contrast and hue.
         gain = 1.0 + on * (torch.rand(b, 3, 1, generator=g) - 0.6) * 0.8
         mix = mix - (mix.sum(2, keepdim=True) - gain) / 3
         offset = on * (torch.rand(b, 3, 1, generator=g) - 0.5) * 0.5
@@ -173,7 +168,7 @@ class Augment:
         return out.mul_(F.interpolate(light, images.shape[-2:], mode="bilinear")).clamp_(0.0, 1.0)
 
     def _jitter(self, crops: Tensor, g: torch.Generator) -> Tensor:
-        """Mild colour change and noise of one view, and normalisation, in one matrix product."""
+        """Slight colour change, noise and normalisation of a view, in one matrix product."""
         b, _, h, w = crops.shape
         grey = (torch.rand(b, 1, 1, generator=g) < 0.1).float()
         gain = 1.0 + (torch.rand(b, 3, 1, generator=g) - 0.5) * 0.3
@@ -189,7 +184,7 @@ class Augment:
 
 
 def _symmetry(count: int, g: torch.Generator) -> Tensor:
-    """Random mirrorings and transpositions of the image plane, [B, 2, 2], shared by its views."""
+    """Random mirrorings and transpositions [B, 2, 2] of images, shared by all their views."""
     signs = torch.randint(0, 2, (count, 2), generator=g).float() * 2 - 1
     swap = torch.rand(count, 1, 1, generator=g) < 0.5
     diagonal = torch.diag_embed(signs)
@@ -207,7 +202,7 @@ def _crop(
 ) -> Tensor:
     """Random rotated, resized crops [B, 3, size, size] of images [B, 3, H, W].
 
-    A crop is centred near `content` (in [-1, 1]) in seven of ten images, else anywhere.
+    With `content` (points in [-1, 1]), seven of ten crops are centred near it, the others anywhere.
     """
     b = len(images)
     area = scale[0] + (scale[1] - scale[0]) * torch.rand(b, 1, generator=g)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodel.encoders.encoder import Block
+from worldmodel.encoders.vit import ViTBlock
 
 
 class Parts(NamedTuple):
@@ -108,7 +108,7 @@ class AttentionProbe(nn.Module):
         super().__init__()
         self.inward = nn.Linear(dim, width)
         self.pos = nn.Parameter(0.5 * torch.randn(1, num_tokens, width))
-        self.block = Block(width, 3)
+        self.block = ViTBlock(width, 3)
         self.norm = nn.LayerNorm(width)
         self.narrow = nn.Linear(width, 8)
         self.outward = nn.Sequential(

@@ -1,0 +1,65 @@
+"""Augmentation and procedural images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from worldmodel.encoders.augmentation import Augment, AugmentConfig, dead_leaves
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return dead_leaves(6, 112, seed=0)
+
+
+def test_augment_is_a_function_of_its_generator(images: np.ndarray) -> None:
+    frames = torch.from_numpy(images)
+    augment = Augment(AugmentConfig(), frames, torch.full((3,), 0.5), torch.full((3,), 0.25))
+    first, small = augment(frames, torch.Generator().manual_seed(1))
+    again, _ = augment(frames, torch.Generator().manual_seed(1))
+    other, _ = augment(frames, torch.Generator().manual_seed(2))
+    assert first.shape == (6, 3, 112, 112)
+    assert [x.shape for x in small] == [(6, 3, 56, 56)] * 2
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.isfinite(first).all()
+
+
+def test_augment_needs_no_global_state(images: np.ndarray) -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    frames = torch.from_numpy(images)
+    augment = Augment(AugmentConfig(), frames, torch.full((3,), 0.5), torch.full((3,), 0.25))
+    augment(frames, torch.Generator().manual_seed(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_local_crops_look_where_something_is() -> None:
+    frames = torch.full((64, 112, 112, 3), 255, dtype=torch.uint8)
+    frames[:, 80:100, 12:32] = 0
+    plain = AugmentConfig(recolour=0.0, background=0.0, noise=0.0)
+    augment = Augment(plain, frames, torch.full((3,), 0.5), torch.full((3,), 0.25))
+    _, small = augment(frames, torch.Generator().manual_seed(0))
+    seen = [float((crop.amin((1, 2, 3)) < -1).float().mean()) for crop in small]
+    assert min(seen) > 0.7  # a crop anywhere sees it in fewer than half of the images
+
+
+def test_another_look_leaves_everything_in_its_place() -> None:
+    """Two halves of an image, of other colours each time: the border between them stays."""
+    halves = torch.full((60, 3, 56, 56), 0.9)
+    halves[..., 20:] = 0.3
+    config = AugmentConfig(global_size=56, recolour=1.0, background=0.0, noise=0.0)
+    textures = torch.from_numpy(dead_leaves(4, 56, 0))
+    look = Augment(config, textures, torch.zeros(3), torch.ones(3))
+    seen = look.relook(halves.clone(), torch.Generator().manual_seed(0))
+    assert seen.shape == halves.shape and seen[:, :, 0, 0].std(0).min() > 0.1
+    jumps = seen.diff(dim=-1).abs().sum((1, 2))
+    assert (jumps.argmax(1) == 19).float().mean() > 0.9
+
+
+def test_procedural_images_are_seeded_and_varied() -> None:
+    a = dead_leaves(4, 64, seed=5)
+    assert a.dtype == np.uint8 and a.shape == (4, 64, 64, 3)
+    assert np.array_equal(a, dead_leaves(4, 64, seed=5))
+    assert all(image.std() > 1 for image in a) and not np.array_equal(a[0], a[1])
