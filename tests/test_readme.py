@@ -167,3 +167,11 @@ def test_command_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delitem(sys.modules, words[2], raising=False)
     with pytest.raises(Parsed):
         runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+
+
+def test_the_default_recipe_is_the_default() -> None:
+    from worldmodel.cli import parse_config
+    from worldmodel.training.trainer import TrainConfig
+
+    arguments = ["--config", str(ROOT / "configs/default.yaml")]
+    assert parse_config(TrainConfig, arguments, "train", "") == TrainConfig()
