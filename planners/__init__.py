@@ -1,7 +1,7 @@
 """Planners: how to choose actions.
 
-Pure functions of (rollout, cost, guardrails, bounds); nothing here knows of a network or an
-environment. `make("cem").plan(problem, budget, generator)` returns a verified `Plan`.
+Pure functions of (rollout, cost, guardrails, bounds), independent of networks and environments.
+`make("cem").plan(problem, budget, generator)` returns a verified `Plan`.
 """
 
 from __future__ import annotations
@@ -15,23 +15,9 @@ from .cem import Cem
 from .cmaes import CmaEs
 from .gradient import Gradient
 from .mppi import Mppi
-from .problem import (
-    ActionLimits,
-    Budget,
-    Candidates,
-    Evaluation,
-    Guardrail,
-    Plan,
-    Planner,
-    Problem,
-    Trajectory,
-    evaluate,
-    merge,
-    project,
-    rank,
-    score,
-    verify,
-)
+from .plan import Budget, Plan, Planner
+from .problem import ActionLimits, Guardrail, Problem, Trajectory, project
+from .search import Candidates, Evaluation, evaluate_candidates, merge, rank, score, verify
 
 PLANNERS: dict[str, type[Cem] | type[Mppi] | type[CmaEs] | type[Gradient]] = {
     planner.name: planner for planner in (Cem, Mppi, CmaEs, Gradient)
@@ -52,7 +38,7 @@ __all__ = [
     "Planner",
     "Problem",
     "Trajectory",
-    "evaluate",
+    "evaluate_candidates",
     "make",
     "merge",
     "project",

@@ -7,16 +7,11 @@ from typing import ClassVar, Literal
 
 import torch
 
+from .checks import check_at_least, check_between
 from .noise import coloured
-from .problem import (
-    Budget,
-    Candidates,
-    Plan,
-    Problem,
-    Search,
-    check_at_least,
-    check_between,
-)
+from .plan import Budget, Plan
+from .problem import Problem
+from .search import Candidates, Search
 
 
 @dataclass(frozen=True)
@@ -26,18 +21,18 @@ class Cem:
     Rubinstein and Kroese, The Cross-Entropy Method, 2004; coloured noise, kept elites and
     momentum from Pinneri et al., Sample-efficient CEM for real-time planning (iCEM), 2020. Elites
     are chosen feasible first, as in Wen and Topcu, Constrained CEM, 2018. Sample 0 is always the
-    mean itself. The plan is the best sample ever seen, verified, never the mean untried.
+    mean itself. The plan is the best sample of all iterations, verified.
 
-    elites: share of the samples that the next ones are fitted to.
+    elites: share of the samples that the next distribution is fitted to.
     sigma: first standard deviation, in units of (high - low) / 2.
     beta: colour of the noise over the horizon; 0 is white.
-    elite_reuse: fraction of the elites that compete again in the next iteration. Their scores
-        are kept, so this costs no model steps.
+    elite_reuse: share of the elites that compete again in the next iteration. Their scores are
+        kept, so this costs no model steps.
     sigma_decay: factor on sigma after every refit.
     sigma_floor: least sigma, in units of (high - low) / 2.
     momentum: share of the old mean and sigma in the new ones.
-    returns: "best", or "mean": that of the last elites, as DINO-WM has it. It is tried and verified
-        like any other; where it breaks a guardrail, the best that breaks none is returned.
+    returns: "best" sample, or "mean" of the last elites, as in DINO-WM. The mean is evaluated and
+        verified like any sample; where it is infeasible, the best feasible sample is returned.
 
     Raises ValueError for options out of range.
     """
@@ -80,10 +75,10 @@ class Cem:
             noise = coloured(shape, self.beta, mean, generator)
             noise[:, 0] = 0
             candidates = search.sample(mean[:, None] + sigma[:, None] * noise)
-            elite = candidates.join(kept).join(search.idle).best(elites)
+            elite = candidates.join(kept).join(search.hold).best(elites)
             kept = elite.take(torch.arange(keep, device=mean.device).expand(problem.episodes, -1))
 
-            # Samples that could not be evaluated teach nothing, even when too few others exist.
+            # Samples whose results are not finite have no weight, even if too few others exist.
             weight = elite.violation.isfinite().to(mean)[..., None, None]
             count = weight.sum(1)
             centre = (weight * elite.actions).sum(1) / count.clamp(min=1)

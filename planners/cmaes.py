@@ -8,7 +8,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from .problem import Budget, Plan, Problem, Search, check_above, check_at_least, rank
+from .checks import check_above, check_at_least
+from .plan import Budget, Plan
+from .problem import Problem
+from .search import Search, rank
 
 
 @dataclass(frozen=True)
@@ -16,10 +19,12 @@ class CmaEs:
     """One evolution strategy per episode; the samples of all episodes are one rollout batch.
 
     Hansen, The CMA evolution strategy: a tutorial, 2016. Samples are projected into the bounds
-    before the model sees them; the strategy learns how good each projection was, but from where
-    it had drawn the sample, else its step size shrinks at every bound. It is told only the order
-    of the samples, feasible first, so no scale of the cost matters. The plan is the best sample
-    ever seen, verified.
+    before the model sees them. The strategy receives the rank of each projected sample at the place
+    where the sample was drawn: at the projected place, its step size would shrink at every bound.
+    It receives ranks only, feasible first, so no scale of the cost matters. The plan is the best
+    sample of all iterations, verified.
+
+    The strategy runs on the CPU: with a model on a GPU, every iteration waits for the GPU.
 
     sigma: first step size, in units of (high - low) / 2.
     diagonal: adapt only the diagonal of the covariance: faster per iteration, and quicker to
@@ -40,8 +45,8 @@ class CmaEs:
     def __post_init__(self) -> None:
         check_above("sigma", self.sigma, 0)
         check_at_least("tolerance", self.tolerance, 0)
-        # Slow to import (it brings in matplotlib): here, so that others do not wait for it and
-        # the first plan does not miss its deadline because of it.
+        # Slow to import (it brings in matplotlib). Here, the other planners do not wait for it,
+        # and the first plan does not miss its deadline.
         import cma  # type: ignore[import-untyped]  # noqa: F401
 
     @torch.no_grad()
@@ -64,7 +69,7 @@ class CmaEs:
             actions = centre + half * torch.from_numpy(asked).to(start).unflatten(-1, shape[1:])
             candidates = search.sample(actions)
             if candidates.cost.shape[1] < budget.samples:
-                break  # no time for all of them, so nothing to tell
+                break  # no time for all of them: the strategy needs the whole population
             order = rank(candidates).cpu()
             place = torch.empty_like(order).scatter_(
                 1, order, torch.arange(budget.samples).expand_as(order)

@@ -9,18 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .checks import check_above, check_at_least, check_count
 from .noise import coloured
-from .problem import (
-    Budget,
-    Evaluation,
-    Plan,
-    Problem,
-    Search,
-    check_above,
-    check_at_least,
-    check_count,
-    evaluate,
-)
+from .plan import Budget, Plan
+from .problem import Problem
+from .search import Evaluation, Search, evaluate_candidates
 
 
 @dataclass(frozen=True)
@@ -31,22 +24,22 @@ class Gradient:
     is normalised on its own, so the scale of the cost does not matter. Guardrails enter through
     an augmented Lagrangian per sample (Rockafellar, 1973; Birgin and Martinez, 2014), in units of
     the largest value each guardrail had at that sample's start, so that their units do not matter
-    either; a guardrail without a gradient only ranks. The plan is the best point ever visited,
-    feasible first, verified.
+    either; a guardrail without a gradient only ranks. The plan is the best of all points, feasible
+    first, verified.
 
-    The budget's samples are starts, its iterations the points visited per start. The warm start, or
-    the middle of the box, is tried first, and others around it; the best are started from. Model
-    steps of the backward pass are not counted in `model_calls`.
+    The budget's samples are starts, its iterations the points per start. The starts are the best of
+    the warm start (or the middle of the box) and random sequences around it. Model steps of the
+    backward pass are not counted in `model_calls`.
 
-    tries: sequences tried for each start.
-    sigma: standard deviation of what is tried, in units of (high - low) / 2.
+    tries: sequences evaluated for each start.
+    sigma: standard deviation of these sequences, in units of (high - low) / 2.
     beta: colour of that noise over the horizon; 0 is white.
-    learning_rate: first step of Adam, in units of (high - low) / 2; it falls to nothing along a
-        cosine over the iterations.
-    penalty: weight of a violation against the unit gradient of the cost; what remains violated
-        gains weight with every step.
-    tolerance: stop ("converged") once no action moves by more than this, in units of
-        (high - low) / 2.
+    learning_rate: first step of Adam, in units of (high - low) / 2; it falls to 0 along a cosine
+        over the iterations.
+    penalty: weight of a violation against the unit gradient of the cost; the weight grows with
+        every step that violates the guardrail.
+    tolerance: with a budget in time or a patience, stop ("converged") once no action moves by more
+        than this, in units of (high - low) / 2.
 
     Raises ValueError for options out of range, and where the rollout or the cost passes on no
     gradient. The model must not have been prepared under torch.inference_mode.
@@ -74,6 +67,7 @@ class Gradient:
     def plan(self, problem: Problem, budget: Budget, generator: torch.Generator) -> Plan:
         """See `planners.Planner.plan`."""
         search = Search(problem, budget, generator)
+        may_wait = budget.budget_ms is not None or budget.patience is not None
         half = problem.half_range
         tried = self.tries * budget.samples
         shape = (problem.episodes, tried, problem.horizon, len(problem.low))
@@ -89,10 +83,10 @@ class Gradient:
         for index in search.iterations():
             with torch.inference_mode(False), torch.enable_grad():
                 leaf = actions.clone().requires_grad_()
-                evaluation = evaluate(problem, leaf)
+                evaluation = evaluate_candidates(problem, leaf)
             search.remember(actions, evaluation)
             if index + 1 == budget.iterations:
-                break  # nobody would look at the next point
+                break  # the next point would not be evaluated
             if multiplier is None or scale is None:
                 violations = evaluation.violations.detach().nan_to_num(0, 0, 0)
                 scale = violations.abs().amax(2, keepdim=True)
@@ -108,7 +102,7 @@ class Gradient:
             before = actions
             actions = actions - rate * half * ahead / (size + 1e-8)
             actions = problem.project(actions)
-            if ((actions - before).abs() <= self.tolerance * half).all():
+            if may_wait and ((actions - before).abs() <= self.tolerance * half).all():
                 search.stop_reason = "converged"
                 break
         return search.finish()
@@ -133,11 +127,14 @@ class Gradient:
                 "remove torch.no_grad, torch.inference_mode or .detach() from it, "
                 "or use cem, mppi or cmaes"
             )
-        guarded = False
-        if violations.requires_grad and violations.shape[-1] > 0:
+        guarded = violations.requires_grad and violations.shape[-1] > 0
+        if guarded:
             value = violations.detach().nan_to_num(0, 0, 0) / scale
             multiplier = (multiplier + self.penalty * value).clamp(min=0)
-            guarded = bool((multiplier > 0).any())  # else a pass backward would bring nothing
+            # Without multipliers the second backward pass changes nothing. Asking is cheap on the
+            # CPU; on a GPU it would wait for all that came before.
+            if multiplier.device.type == "cpu":
+                guarded = bool((multiplier > 0).any())
         # Samples are independent, so the gradient of the sum holds each one's own gradient.
         (slope,) = torch.autograd.grad(
             cost, actions, torch.ones_like(cost), retain_graph=guarded, allow_unused=True
@@ -149,7 +146,8 @@ class Gradient:
             pull = multiplier / scale
             (slope,) = torch.autograd.grad(violations, actions, pull, allow_unused=True)
             if slope is not None:
-                direction = _unit(direction + (slope * half).nan_to_num(0, 0, 0))
+                pulled = _unit(direction + (slope * half).nan_to_num(0, 0, 0))
+                direction = torch.where((multiplier > 0).any(), pulled, direction)
         return direction, multiplier
 
 

@@ -1,16 +1,17 @@
-"""Guardrails: what no plan may break. Regions of the plane, and limits on what is imagined.
+"""Guardrails on predicted trajectories: regions of the plane, and limits on numbers.
 
-A `Limit` is a `planners.Guardrail`: a number for each imagined step, and how large it may be. What
-robots are asked for is made of it: `no_go`, `stay_inside`, `keep_apart`, `at_most`, ... Where
-things are in metres is for the caller to read from a trajectory; nothing here knows of a network.
+A `Limit` is a `planners.Guardrail`: a number for each predicted step, and the largest that is safe.
+`no_go`, `stay_inside`, `keep_apart`, `at_most` and others make one. The caller provides functions
+that read positions in metres from a trajectory; nothing here depends on a network.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class Box:
 
     def distance(self, points: Tensor) -> Tensor:
         """See `Region.distance`."""
-        low, high = points.new_tensor([self.x, self.y]).T
+        low, high = _constant((self.x, self.y), points.dtype, points.device).T
         beyond = torch.maximum(low - points, points - high)  # of each pair of sides
         far = _length(beyond.clamp(min=0))  # from the corner, where that is nearest
         return torch.where((beyond > 0).any(-1), far, beyond.amax(-1))
@@ -69,7 +70,7 @@ class Disc:
 
     def distance(self, points: Tensor) -> Tensor:
         """See `Region.distance`."""
-        return _length(points - points.new_tensor(self.centre)) - self.radius
+        return _length(points - _constant(self.centre, points.dtype, points.device)) - self.radius
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Polygon:
 
     def distance(self, points: Tensor) -> Tensor:
         """See `Region.distance`."""
-        first = points.new_tensor(self.corners)  # [n, 2], as all that follows
+        first = _constant(self.corners, points.dtype, points.device)  # [n, 2], as all that follows
         edge = first.roll(-1, 0) - first
         away = points.unsqueeze(-2) - first  # [..., n, 2]
         along = (away * edge).sum(-1) / edge.square().sum(-1).clamp(min=1e-18)
@@ -112,7 +113,7 @@ class Limit:
     unit: of the number.
     value: (trajectory, actions [E, S, T, A]) -> [E, S, T].
     most: the largest that is safe.
-    margin: how far from that the imagination must stay because it errs; in the same unit.
+    margin: distance that predictions must keep from that, because they err; in the same unit.
     tier: see `planners.Guardrail`.
 
     Raises ValueError for a bound or margin that is not finite, or a margin below 0.
@@ -140,15 +141,16 @@ class Limit:
 def swept(
     region: Region, points: Tensor, start: Tensor | None, parts: int = 8
 ) -> tuple[Tensor, Tensor]:
-    """The least and the largest distance from a region on the straight way from each frame to the
-    next, ``[E, S, T]`` each; neither errs to the wrong side, however thin the region is.
+    """Bounds of the distance from a region on the straight line from each frame to the next.
 
-    A distance changes no faster than the place does. So along a piece of length l, with distances a
-    and b at its ends, it lies between (a + b - l) / 2 and (a + b + l) / 2.
+    Returns a lower bound of the least and an upper bound of the largest, ``[E, S, T]`` each.
 
-    points: at the frames, ``[E, S, T, 2]``.
-    start: before them, ``[E, 2]``; None: not known, and the way to the first is only its end.
-    parts: pieces of each way.
+    A distance changes no faster than the position does. So along a segment of length l, with
+    distances a and b at its ends, it lies between (a + b - l) / 2 and (a + b + l) / 2.
+
+    points: positions at the frames, ``[E, S, T, 2]``.
+    start: position before them, ``[E, 2]``; None where unknown: then the first line is a point.
+    parts: segments of each line.
     """
     first = points[:, :, :1] if start is None else start[:, None, None].expand_as(points[:, :, :1])
     before = torch.cat([first, points[:, :, :-1]], 2)
@@ -168,11 +170,11 @@ def no_go(
     margin: float = 0.0,
     name: str = "no_go",
 ) -> Limit:
-    """Something stays out of a region, on its way between frames as well.
+    """An object stays out of a region, also between frames.
 
-    where: its place, ``[E, S, T, 2]``.
-    start: its place now, ``[E, 2]``.
-    clearance: how far it stays from the border: its radius, say.
+    where: its position, ``[E, S, T, 2]``.
+    start: its present position, ``[E, 2]``.
+    clearance: distance from the border, such as its radius.
     """
 
     def depth(trajectory: Trajectory, actions: Tensor) -> Tensor:
@@ -189,7 +191,7 @@ def stay_inside(
     margin: float = 0.0,
     name: str = "stay_inside",
 ) -> Limit:
-    """Something stays inside a region: as `no_go`, the other way round."""
+    """An object stays inside a region; arguments as of `no_go`."""
 
     def beyond(trajectory: Trajectory, actions: Tensor) -> Tensor:
         return swept(region, where(trajectory), start)[1]
@@ -200,7 +202,7 @@ def stay_inside(
 def keep_apart(
     one: Read, other: Read, least: float, margin: float = 0.0, name: str = "keep_apart"
 ) -> Limit:
-    """Two things, at places ``[E, S, T, 2]`` each, stay at least so many metres apart."""
+    """Two objects, at positions ``[E, S, T, 2]`` each, stay at least `least` metres apart."""
 
     def near(trajectory: Trajectory, actions: Tensor) -> Tensor:
         return -_length(one(trajectory) - other(trajectory))
@@ -211,7 +213,7 @@ def keep_apart(
 def at_most(
     read: Read, most: float, unit: str, margin: float = 0.0, name: str = "at_most"
 ) -> Limit:
-    """The length of a vector ``[E, S, T, n]``, a velocity for instance, is at most so much."""
+    """The length of a vector ``[E, S, T, n]``, such as a velocity, is at most `most`."""
 
     def length(trajectory: Trajectory, actions: Tensor) -> Tensor:
         return _length(read(trajectory))
@@ -245,10 +247,10 @@ def lose_at_most(
     margin: float = 0.0,
     name: str = "lose_at_most",
 ) -> Limit:
-    """Of what is counted, at most so many are lost from now on.
+    """A count falls by at most `most` from now on.
 
-    count: how many there are, ``[E, S, T, 1]``.
-    now: how many there are now, ``[E, 1]``.
+    count: its predicted value, ``[E, S, T, 1]``.
+    now: its present value, ``[E, 1]``.
     """
 
     def lost(trajectory: Trajectory, actions: Tensor) -> Tensor:
@@ -264,11 +266,11 @@ def unlike(
     margin: float = 0.0,
     name: str = "unlike",
 ) -> Limit:
-    """What is imagined never looks like one of the examples.
+    """Predicted latents stay away from those of example images.
 
-    examples: their latents ``[N, P, D]``.
-    distance: of latents ``[..., P, D]`` from others, ``[...]``.
-    least: how far it stays from each.
+    examples: latents of the images, ``[N, P, D]``.
+    distance: squared distance ``[...]`` of latents ``[..., P, D]`` from others.
+    least: the least distance from each example.
     """
 
     def like(trajectory: Trajectory, actions: Tensor) -> Tensor:
@@ -277,6 +279,13 @@ def unlike(
     return Limit(name, "latent distance", like, -least, margin)
 
 
+@functools.lru_cache(maxsize=256)
+def _constant(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of constants. It is copied to the device once: every copy waits for a GPU."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
 def _length(vectors: Tensor) -> Tensor:
-    """Length of vectors ``[..., n]``, with a gradient where that is 0, too."""
+    """Length of vectors ``[..., n]``; differentiable at 0, too."""
     return (vectors.square().sum(-1) + 1e-18).sqrt()

@@ -8,18 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .checks import check_above, check_at_least, check_between
 from .noise import coloured
-from .problem import (
-    Budget,
-    Candidates,
-    Plan,
-    Problem,
-    Search,
-    check_above,
-    check_at_least,
-    check_between,
-    rank,
-)
+from .plan import Budget, Plan
+from .problem import Problem
+from .search import Candidates, Search, rank
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,7 @@ class Mppi:
     shrinks between iterations as in Xue et al., Full-order sampling-based MPC (DIAL-MPC), 2024.
     Only feasible samples have weight; while an episode has none, weights follow the total
     violation instead of the cost. Sample 0 is always the mean itself. The plan is the best sample
-    ever seen, verified, never the average untried.
+    of all iterations, verified.
 
     temperature: as a fraction of the spread of the cost (median minus best of the samples that
         count), so that it means the same for any scale of the cost.
@@ -69,7 +62,7 @@ class Mppi:
             noise = coloured(shape, self.beta, mean, generator)
             noise[:, 0] = 0
             candidates = search.sample(mean[:, None] + sigma * problem.half_range * noise)
-            candidates = candidates.join(search.idle)
+            candidates = candidates.join(search.hold)
             weight = self.weights(candidates).to(mean)
             moved = (weight[..., None, None] * candidates.actions).sum(1)
             mean = torch.where(weight.sum(1)[:, None, None] > 0, moved, mean)

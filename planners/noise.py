@@ -11,8 +11,8 @@ def coloured(
 ) -> Tensor:
     """Noise [E, S, T, A] with zero mean, unit variance and spectrum 1 / f^beta over T.
 
-    beta 0 is white; around 1 to 3, neighbouring steps move together, so that samples push on in
-    one direction instead of shaking in place (Pinneri et al., Sample-efficient CEM for real-time
+    beta 0 is white; around 1 to 3, neighbouring steps move together, so that samples move in
+    one direction instead of jittering in place (Pinneri et al., Sample-efficient CEM for real-time
     planning, 2020; filtering in the frequency domain after Timmer and Koenig, 1995). Drawn on
     the CPU, so that a seed means the same on any device; returned as the dtype and device of
     `like`.
@@ -27,4 +27,7 @@ def coloured(
         gain = gain / gain.square().mean().sqrt()
         half = gain[: length // 2 + 1, None]
         noise = torch.fft.irfft(torch.fft.rfft(noise, dim=2) * half, n=length, dim=2)[:, :, :steps]
-    return noise.to(like)
+    noise = noise.to(like.dtype)
+    if like.is_cuda:  # from pinned memory, so that the copy does not wait for the GPU
+        return noise.pin_memory().to(like.device, non_blocking=True)
+    return noise.to(like.device)

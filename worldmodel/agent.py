@@ -337,7 +337,7 @@ class Agent:
             episodes=len(goal_z),
             guardrails=guardrails(self.rules, self.senses, Trajectory(z[:, -1], proprio[:, -1])),
             warm_start=warm_start,
-            idle=self.idle,
+            hold=self.idle,
             limits=action_limits(self.rules, self._last),
             chunk=self._chunk(len(goal_z)),
         )

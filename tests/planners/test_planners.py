@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import planners
-from planners import Budget, Candidates, Plan, Problem, Trajectory
+from planners import ActionLimits, Budget, Candidates, Plan, Problem, Trajectory
+from planners import guardrails as rails
 from planners.noise import coloured
-from planners.problem import Search
+from planners.search import Search
 
 NAMES = list(planners.PLANNERS)
 RETURNS = ("best", "mean")
@@ -167,17 +168,17 @@ def test_doing_nothing_competes_where_it_is_best(name: str) -> None:
     few = Budget(samples=4, iterations=1)
     rest = torch.tensor([0.25, -0.5])
     found = []
-    for idle in (None, rest):
-        problem = quadratic(rest, warm_start=away, episodes=2, idle=idle)
+    for hold in (None, rest):
+        problem = quadratic(rest, warm_start=away, episodes=2, hold=hold)
         found.append(planners.make(name).plan(problem, few, seeded()).actions)
     assert (found[0] - rest).abs().amax() > 0.05
     torch.testing.assert_close(found[1], rest.expand(2, 3, 2), rtol=0, atol=0)
-    elsewhere = quadratic(away[0, 0], warm_start=away, episodes=2, idle=rest)
+    elsewhere = quadratic(away[0, 0], warm_start=away, episodes=2, hold=rest)
     stays = planners.make(name).plan(elsewhere, few, seeded()).actions
     torch.testing.assert_close(stays, away, rtol=0, atol=1e-6)
     for wrong in (torch.zeros(3), torch.tensor([0.0, math.nan])):
-        with pytest.raises(ValueError, match="idle must be finite and of shape"):
-            quadratic(rest, idle=wrong)
+        with pytest.raises(ValueError, match="hold must be finite and of shape"):
+            quadratic(rest, hold=wrong)
 
 
 @pytest.mark.parametrize("name", ["cem", "mppi"])
@@ -186,10 +187,10 @@ def test_doing_nothing_draws_the_samples_towards_it(name: str) -> None:
     rest, optimum = torch.zeros(2), torch.full((2,), 0.1)
     away = torch.full((4, 3, 2), 0.9)
     cost = {}
-    for idle in (None, rest):
-        problem = quadratic(optimum, warm_start=away, episodes=4, idle=idle)
+    for hold in (None, rest):
+        problem = quadratic(optimum, warm_start=away, episodes=4, hold=hold)
         planner = planners.make(name, sigma=0.1)
-        cost[idle is None] = planner.plan(problem, Budget(samples=32, iterations=4), seeded()).cost
+        cost[hold is None] = planner.plan(problem, Budget(samples=32, iterations=4), seeded()).cost
     resting = planners.verify(quadratic(optimum, episodes=4), torch.zeros(4, 3, 2)).cost
     assert (cost[False] < 0.8 * resting).all()  # it went on from there
     assert (cost[True] > resting).all()
@@ -511,14 +512,14 @@ def test_the_last_check_is_within_the_deadline(
     name: str, budget_ms: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("planners.problem.time", clock)
+    monkeypatch.setattr("planners.search.time", clock)
     one, samples = torch.ones(2), 8 if name == "gradient" else 40
     problem = Problem(
-        clock, squared_distance(0.3 * one), -one, one, 3, idle=torch.zeros(2), warm_start=None
+        clock, squared_distance(0.3 * one), -one, one, 3, hold=torch.zeros(2), warm_start=None
     )
     found = planners.make(name).plan(problem, Budget(samples, 10**6, budget_ms), seeded())
     assert found.stop_reason == "deadline" or name in ("cmaes", "gradient")
-    few = 1 + Search.FEW + 1  # one idle, one last check
+    few = 1 + Search.FEW + 1  # hold and the verification
     first = samples if name == "gradient" else 0  # it always takes a first look at its starts
     assert found.timings["total"] <= max(budget_ms, few) + first + 1e-6
     if found.stop_reason == "deadline":  # nor does it give up much too early
@@ -554,7 +555,7 @@ def test_patience_waits_while_nothing_keeps_the_guardrails() -> None:
 @pytest.mark.parametrize("chunk", [1, 3, 64, 1000])
 def test_chunks_change_nothing(name: str, chunk: int) -> None:
     world = Recorder()
-    whole = quadratic(torch.tensor([0.3, -0.4]), episodes=2, idle=torch.zeros(2))
+    whole = quadratic(torch.tensor([0.3, -0.4]), episodes=2, hold=torch.zeros(2))
     chunked = replace(whole, rollout=world, chunk=chunk)
     budget = Budget(50, 4)
     if name == "gradient":
@@ -708,3 +709,33 @@ def test_a_generator_elsewhere_and_too_few_samples_are_refused() -> None:
         planners.make("cmaes").plan(quadratic(torch.zeros(2)), Budget(3), seeded())
     everything = Candidates(torch.zeros(1, 2, 1, 1), torch.zeros(1, 2), torch.zeros(1, 2))
     assert everything.best(5).cost.shape == (1, 2)  # asking for more than there are is fine
+
+
+@pytest.mark.parametrize("name", ["cem", "mppi", "gradient"])
+@pytest.mark.parametrize("guarded", [False, True])
+def test_iterations_read_nothing_back_from_the_device(
+    name: str, guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the meta device, which has no numbers: whoever asks for one fails."""
+    one = torch.ones(2)
+    kept = (rails.no_go(rails.Disc((0.5, 0.0), 0.2), lambda trajectory: trajectory.z[..., 0, :]),)
+    problem = Problem(
+        lambda actions: Trajectory(actions.cumsum(2).unsqueeze(3)),
+        lambda trajectory, actions: (trajectory.z[:, :, -1, 0] - 0.3).square().sum(-1),
+        -one,
+        one,
+        4,
+        episodes=2,
+        guardrails=kept if guarded else (),
+        warm_start=torch.zeros(2, 4, 2),
+        hold=torch.zeros(2),
+        limits=ActionLimits(torch.zeros(2, 2), change=0.5) if guarded else None,
+    )
+    for tensor in ("low", "high", "warm_start", "hold"):
+        object.__setattr__(problem, tensor, getattr(problem, tensor).to("meta"))
+    searches: list[Search] = []
+    monkeypatch.setattr(Search, "finish", lambda search: searches.append(search))
+    planner = planners.make(name)
+    planner.plan(problem, Budget(samples=8, iterations=3), seeded())
+    assert searches[0].stop_reason == "iterations"
+    assert searches[0].finalists is not None and searches[0].finalists.cost.is_meta

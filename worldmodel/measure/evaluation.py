@@ -323,7 +323,7 @@ def run_ceiling(
                     if rule.tier == 2 and rule.judgeable
                 ),
                 warm_start=warm_start,
-                idle=agent.idle,
+                hold=agent.idle,
                 limits=(limits := action_limits(agent.rules, last)),
             )
             plan = planner.plan(problem, budget, generator)

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from planners import Problem, Trajectory
-from planners.problem import Evaluation, rank, score
+from planners import Evaluation, Problem, Trajectory, rank, score
 from worldmodel.agent import Agent
 from worldmodel.measure.film import (
     ALARM,
