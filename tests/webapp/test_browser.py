@@ -121,7 +121,7 @@ def test_in_a_browser_goal_region_plan_and_upload(
     bad.write_bytes(png((64, 64)))
     goal = tab.image("goal")
     tab.page.set_input_files("input[type=file]", bad)
-    tab.sees("bad.png is 64x64 pixels: this model sees 112x112")
+    tab.sees("bad.png is 64x64 pixels: this model takes 112x112")
     assert tab.image("goal") == goal
     tab.page.set_input_files("input[type=file]", good)
     tab.changed("goal", goal)
