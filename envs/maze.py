@@ -124,9 +124,6 @@ class MazeEnv(TopDownEnv):
     def errors(self, state: Array, goal: Array) -> dict[str, float]:
         return {"distance, cells": float(np.linalg.norm(state[:2] - goal[:2])) / CELL}
 
-    def readings(self, states: Array) -> dict[str, Array]:
-        return {"x": states[..., 0], "y": states[..., 1]}
-
     def explore(self, policy: str, rng: np.random.Generator) -> Policy:
         return RandomWalk(rng, self.action_space, persistence=8.0)
 

@@ -170,11 +170,6 @@ class PushTEnv(TopDownEnv):
         solved = [self.block_success(state, goal) for state in path[1:]]
         return {"block_success_any": any(solved), "block_success_final": solved[-1]}
 
-    def readings(self, states: Array) -> dict[str, Array]:
-        found = {name: states[..., i] for i, name in enumerate(self.state_names[:4])}
-        angle = states[..., 4]
-        return {**found, "sin block_angle": np.sin(angle), "cos block_angle": np.cos(angle)}
-
     def explore(self, policy: str, rng: np.random.Generator) -> Policy:
         return PushExplorer(
             rng, float(self.action_space.high[0]), wild=0.5 if policy == "wild" else 0.0

@@ -16,6 +16,7 @@ sees them.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -32,6 +33,8 @@ Policy = Callable[[Any, dict[str, Any]], Array]
 """``policy(obs, info) -> action``, which collects data."""
 
 REQUIRED = ("state_names", "get_state", "success", "render_state", "physics")
+ANGLE = re.compile(r"(angle|theta|yaw)$")
+INVISIBLE = re.compile(r"(^|[ _.])(v[xyz]?|omega|velocity|.*_?seed)$")
 EXPLORATION_STEPS = 100  # of the episode that `Task.sample_task` cuts goals from
 
 
@@ -132,8 +135,19 @@ class Task:
 
     def readings(self, states: Array) -> dict[str, Array]:
         """Quantities ``[...]`` that an image of a state ``[..., Ds]`` shows, by name. Probes learn
-        to read them from latents; guardrails refer to them by name."""
-        return {name: states[..., i] for i, name in enumerate(self.state_names)}
+        to read them from latents; guardrails refer to them by name.
+
+        By default, the numbers of the state, judged by their names: an angle (``angle``, ``theta``,
+        ``yaw``) as its sine and cosine; no velocities and seeds, which an image does not show.
+        """
+        found: dict[str, Array] = {}
+        for column, name in enumerate(self.state_names):
+            values = states[..., column]
+            if ANGLE.search(name):
+                found |= {f"sin {name}": np.sin(values), f"cos {name}": np.cos(values)}
+            elif not INVISIBLE.search(name):
+                found[name] = values
+        return found
 
     # Data ----------------------------------------------------------------------------------
 

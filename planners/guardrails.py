@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -221,22 +221,35 @@ def at_most(
     return Limit(name, unit, length, most, margin)
 
 
-def strokes_inside(
-    region: Region, start: float, end: float, margin: float = 0.0, name: str = "strokes_inside"
+def points_inside(
+    points: Sequence[tuple[tuple[int, int], Region, float]],
+    width: int,
+    margin: float = 0.0,
+    name: str = "points_inside",
 ) -> Limit:
-    """Strokes, actions ``x, y`` to ``x, y`` in metres of which each step has one, begin and end in
-    a region, so many metres from its border. Those that lead nowhere may lie anywhere.
+    """The points of an action, such as the ends of a stroke, stay inside regions. An action whose
+    points coincide is no motion, and may lie anywhere.
 
-    start: how far they begin from the border.
-    end: how far they end from it.
+    Args:
+        points: of each point, the columns of its x and y in an action, the region, and how far it
+            stays inside, metres.
+        width: numbers of an action ``A``; planned actions ``[E, S, T, n * A]`` hold n of them.
+        margin: metres.
+        name: of the guardrail.
     """
+    furthest = max(inset for _, _, inset in points)
 
-    def near(trajectory: Trajectory, actions: Tensor) -> Tensor:
-        first, last = actions.split(2, -1)
-        beyond = torch.maximum(region.distance(first) + start, region.distance(last) + end)
-        return torch.where((last - first).abs().amax(-1) > 1e-3, beyond, -end)
+    def beyond(trajectory: Trajectory, actions: Tensor) -> Tensor:
+        each = actions.unflatten(-1, (-1, width))
+        places = [each[..., list(columns)] for columns, _, _ in points]
+        outside = torch.stack(
+            [r.distance(p) + inset for p, (_, r, inset) in zip(places, points, strict=True)]
+        ).amax(0)
+        length = torch.stack([(p - places[0]).abs().amax(-1) for p in places]).amax(0)
+        still = (length <= 1e-3) & (len(points) > 1)
+        return torch.where(still, -furthest, outside).amax(-1)
 
-    return Limit(name, "m", near, 0.0, margin)
+    return Limit(name, "m", beyond, 0.0, margin)
 
 
 def lose_at_most(

@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 
 import planners
 import worldmodel
+from envs.chips import GranularChipsEnv
+from envs.task import Task
 from planners import ActionLimits, Budget, Problem, Trajectory
 from planners.guardrails import (
     Box,
@@ -331,6 +333,13 @@ def test_bad_action_limits_are_named(limits: dict[str, Any], said: str) -> None:
 
 
 # ---- As people write them -----------------------------------------------------------------------
+def named(*state_names: str) -> Task:
+    """A task whose states have these numbers."""
+    task = Task()
+    task.state_names = state_names
+    return task
+
+
 PROPRIO = ("pusher_x", "pusher_y", "pusher_vx", "pusher_vy")
 
 
@@ -348,8 +357,8 @@ PROPRIO = ("pusher_x", "pusher_y", "pusher_vx", "pusher_vy")
         ("unlike:some/photo.png", None, 0.1, 0),
         ("unlike:photo.png,least=0.3", None, 0.3, 0),
         ("familiar:1.5", None, 1.5, 0),
-        ("strokes:start=0.03,end=0.08", None, 0.08, 0),
-        ("spill:0.5,margin=0.2", None, 0.5, 0.2),
+        ("action_points:start=0.03,end=0.08", None, 0, 0),
+        ("lose:0.5,of=chips,margin=0.2", None, 0.5, 0.2),
     ],
 )
 def test_rules_are_read(text: str, region: Region | None, most: float, margin: float) -> None:
@@ -383,8 +392,9 @@ def test_rules_are_read(text: str, region: Region | None, most: float, margin: f
         ("keep_apart:-1,of=block", "must be above 0"),
         ("max_speed:0.1,of=block", "write max_speed:0.1"),
         ("unlike:a.png,most=1", "has no 'most': write unlike:photo.png"),
-        ("strokes:from=0.1", "has no 'from': write strokes:start=0.03,end=0.08"),
-        ("strokes:end=near", "'near' is not a number"),
+        ("action_points:0.1", "write action_points:start=0,end=0.05"),
+        ("action_points:end=near", "'near' is not a number"),
+        ("lose:0.5", "write lose:0.5,of=chips"),
     ],
 )
 def test_what_is_no_rule_is_explained(text: str, said: str) -> None:
@@ -412,13 +422,13 @@ def test_rules_for_planners_and_for_judges_agree() -> None:
     found = torch.stack([limit(seen, torch.zeros(1, 1, 2, 2))[0, 0] for limit in limits])
     states = torch.cat([robot[:, :2], torch.full((3, 2), 9.0), robot[:, 2:]], 1).numpy()
     names = ("pusher_x", "pusher_y", "block_x", "block_y", "pusher_vx", "pusher_vy")
-    true = np.stack([rule.violation(names, states) for rule in rules])
+    true = np.stack([rule.violation(named(*names), states) for rule in rules])
     np.testing.assert_allclose(true[:3], found, atol=1e-6)
     assert (true[3:] < 0).all()
     assert found[0, 0] == pytest.approx(0.1, abs=0.03) and found[0, 1] < 0
     assert found[1].tolist() == pytest.approx([-0.275, 0.1])  # exact on the way to the border
     assert found[2].tolist() == pytest.approx([3, 3])
-    many = np.stack([rules[0].violation(names, np.stack([states, states + 1]))])
+    many = np.stack([rules[0].violation(named(*names), np.stack([states, states + 1]))])
     np.testing.assert_allclose(many[0, 0], true[0])
     action = action_limits(rules, torch.zeros(1, 2))
     assert action is not None and (action.norm, action.change) == (2, None)  # the tightest
@@ -439,7 +449,7 @@ def test_rules_on_other_things_read_latents() -> None:
     found = limit(ahead, torch.zeros(1, 1, 2, 2))[0, 0]
     assert found.tolist() == pytest.approx([-0.04, 0.06], abs=1e-4)
     states = np.array([[9, 9, 0, 0.1], [9, 9, 0.1, 0.1], [9, 9, 0.2, 0.1]])
-    true = rule.violation(("pusher_x", "pusher_y", "block_x", "block_y"), states)
+    true = rule.violation(named("pusher_x", "pusher_y", "block_x", "block_y"), states)
     assert true == pytest.approx([-0.05, 0.05], abs=1e-6)
     (near,) = guardrails(parse_rules(["keep_apart:9,of=block,margin=0.5"]), senses, now)
     apart = np.hypot(9 - np.array([0.1, 0.2]), 9 - 0.1)
@@ -469,16 +479,16 @@ def test_nothing_looks_like_a_photo(tmp_path: Path) -> None:
         worldmodel.load("pusht", guardrails=("unlike:missing.png",))
     rule = parse_rules(["unlike:photo.png"])[0]
     with pytest.raises(UserError, match="is on what states do not tell"):
-        rule.violation(("x", "y"), np.zeros((2, 2)))
+        rule.violation(named("x", "y"), np.zeros((2, 2)))
 
 
 def test_chips_that_fell_are_counted() -> None:
     """Three chips, of which one falls, then another; and a planner that reads how many are left."""
-    (rule,) = parse_rules(["spill:0.5,margin=0.1"])
-    names = ("blade_x", "blade_y", *(f"chip{i}_{axis}" for i in range(3) for axis in "xy"))
+    (rule,) = parse_rules(["lose:0.5,of=chips,margin=0.1"])
+    task = GranularChipsEnv(chips=3, rim=False, image_size=16)
     states = np.full((4, 8), 0.2)
     states[2:, 4:6] = states[3, 2:4] = -1
-    assert rule.violation(names, states).tolist() == [-0.5, 0.5, 1.5]
+    assert rule.violation(task, states).tolist() == [-0.5, 0.5, 1.5]
     senses = Senses(("blade_x", "blade_y"), ("chips",), torch.tensor([[2.0], [0.0], [1.0]]))
     z = torch.tensor([[[5.0, 0.0]], [[4.8, 7.0]], [[4.0, 7.0]]])  # 11, 10.6 and 9 of them
     (keep,) = guardrails([rule], senses, Trajectory(z[:1], torch.zeros(1, 2)))
@@ -492,9 +502,11 @@ def test_chips_that_fell_are_counted() -> None:
 
 def test_strokes_begin_and_end_away_from_the_rim() -> None:
     """Whatever the planner wants: here, to end in a corner. Doing nothing is allowed anywhere."""
-    (rule,) = parse_rules(["strokes:start=0.03,end=0.08"])
+    (rule,) = parse_rules(["action_points:start=0.03,end=0.08"])
     low, high = torch.zeros(4), torch.full((4,), 0.5)
-    senses = Senses(("blade_x", "blade_y"), low=low.tolist(), high=high.tolist())
+    names = ("start_x", "start_y", "end_x", "end_y")
+    senses = Senses(("blade_x", "blade_y"), (), None, action_names=names)
+    senses = dataclasses.replace(senses, low=low.tolist(), high=high.tolist())
     now = Trajectory(torch.zeros(1, 1, 2), torch.zeros(1, 2))
     (keep,) = guardrails([rule], senses, now)
 
@@ -513,15 +525,15 @@ def test_strokes_begin_and_end_away_from_the_rim() -> None:
     plan = planners.make("cem").plan(problem, Budget(200, 20), seeded())
     ends = plan.actions[0, :, 2:]
     assert plan.feasible.all() and ends.min() >= 0.08 and ends.max() < 0.12
-    with pytest.raises(UserError, match="is on strokes, from x, y to x, y"):
-        worldmodel.load("pusht", guardrails=("strokes:end=0.1",))
+    with pytest.raises(UserError, match="needs actions with end_x and end_y"):
+        worldmodel.load("pusht", guardrails=("action_points:end=0.1",))
 
 
 def test_tasks_lead_across_a_guardrail_if_they_shall() -> None:
     env = make_env("worldmodel/PushT-v0", {})
     world: Any = env.unwrapped
     rules = parse_rules(["no_go:x=0.2:0.3,y=0.2:0.3"])
-    allowed = functools.partial(permitted, rules, world.state_names, across=True)
+    allowed = functools.partial(permitted, rules, world, across=True)
     for task in sample_tasks(env, 5, 0, 25, allowed):
         way = np.linspace(task.start_state[:2], task.goal_state[:2], 1000)
         inside = ((way > 0.2) & (way < 0.3)).all(1)
@@ -579,7 +591,9 @@ def test_a_cell_that_the_data_never_entered_is_not_entered(tmp_path: Path) -> No
         for _ in range(20):
             obs, _, _, _, info = env.step(agent.act(obs))
             path.append(info["state"])
-        deepest.append(rule.violation(("x", "y", "vx", "vy", "layout_seed"), np.stack(path)).max())
+        deepest.append(
+            rule.violation(named("x", "y", "vx", "vy", "layout_seed"), np.stack(path)).max()
+        )
     env.close()
     assert deepest[0] > 0.1 and deepest[1] < 0.03
     with pytest.raises(UserError, match=f"{data} is of worldmodel/Maze-v0"):
@@ -791,11 +805,11 @@ def test_the_score_of_an_episode_is_its_worst_gap() -> None:
     (rule,) = parse_rules(["workspace:x=-9:1,margin=0.1"])
     path = np.array([[0.0], [0.2], [0.3], [0.4], [1.2], [0.5], [0.1], [0.0]])
     path = np.concatenate([path, np.zeros((8, 1))], 1)
-    true = rule.violation(("x", "y"), path)
+    true = rule.violation(named("x", "y"), path)
     expected = np.array([[[-0.5], [-0.3]], [[-0.7], [9.0]]]) + 0.1
     planned = {"planned_at": [np.array([0, 4])], "expected": [expected]}
     watch = evaluate.Watch(stopped=[np.zeros(7, bool)], **planned)
-    (score,) = evaluate.episode_scores(rule, 0, ("x", "y"), [path], watch, 3)
+    (score,) = evaluate.episode_scores(rule, 0, named("x", "y"), [path], watch, 3)
     assert score == pytest.approx(max(true[:3].max() + 0.5, true[3] + 0.3, true[4:].max() + 0.7))
     for margin, rate in ((score - 1e-6, 0), (score + 1e-6, 1)):  # imagined with another margin
         tried = dataclasses.replace(rule, margin=margin)
@@ -805,7 +819,7 @@ def test_the_score_of_an_episode_is_its_worst_gap() -> None:
         assert found["rate"] == rate and found["margin"] == margin
     # Without a plan it should have stayed at the margin.
     watch = evaluate.Watch(stopped=[np.ones(7, bool)], **planned)
-    (score,) = evaluate.episode_scores(rule, 0, ("x", "y"), [path], watch, 3)
+    (score,) = evaluate.episode_scores(rule, 0, named("x", "y"), [path], watch, 3)
     assert score == pytest.approx(true.max() + 0.1)
 
 

@@ -11,8 +11,9 @@
     max_change:0.01              of any number of an action from one step to the next
     unlike:broken.png,least=0.1  never look like this photo: the least latent distance from it
     familiar:1                   nothing imagined is farther from what the data showed than is usual
-    strokes:start=0.03,end=0.08  where strokes of a blade begin and end: how far from the tray's rim
-    spill:0.5                    at most so many chips fall off the tray, as the probe counts them
+    action_points:start=0,end=0.05  how far the named points of an action (``start_x``, ``start_y``
+                                 and so on) stay inside the bounds of actions, metres
+    lose:0.5,of=chips            a count that the probe reads must not fall by more than this
 
 Actions are limited whatever the model imagines (tier 1). The others hold for every step that is
 imagined, and for the straight ways between (tier 2): as well as the model foresees where the robot
@@ -26,7 +27,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +36,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from envs.task import Task
 from planners import ActionLimits, Guardrail, Trajectory
 from planners.guardrails import (
     Box,
@@ -47,8 +48,8 @@ from planners.guardrails import (
     keep_apart,
     lose_at_most,
     no_go,
+    points_inside,
     stay_inside,
-    strokes_inside,
     unlike,
 )
 from worldmodel.errors import UserError
@@ -56,19 +57,12 @@ from worldmodel.errors import UserError
 Array = NDArray[Any]
 KINDS = (
     *("no_go", "workspace", "keep_apart", "max_speed", "max_action", "max_change", "unlike"),
-    *("familiar", "strokes", "spill"),
+    *("familiar", "action_points", "lose"),
 )
 
 ON_ACTIONS = ("max_action", "max_change")
 LEAST = 0.1  # latent distance at which things are near, as agents have it by default
 OPEN = (-math.inf, math.inf)
-
-
-def chips_left(names: Sequence[str], states: Tensor) -> Tensor:
-    """How many chips of states ``[..., D]``, whose numbers have these names, are in the tray:
-    ``[...]``. Those that fell lie beside it (`envs.chips`)."""
-    each = [i for i, name in enumerate(names) if re.fullmatch(r"chip\d+_x", name)]
-    return (states[..., each] >= 0).sum(-1).to(states)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +76,8 @@ class Senses:
     distance: of latents ``[..., P, D]`` from others, ``[...]``.
     familiar: distance of latents ``[..., P, D]`` and proprio ``[..., Dp]`` from what the data
         showed, ``[...]``; 1 is usual.
-    low, high: bounds of actions.
+    action_names: of the numbers of an action.
+    low, high: bounds of actions ``[A]``.
     """
 
     names: Sequence[str]
@@ -91,8 +86,18 @@ class Senses:
     photos: Mapping[str, Tensor] = field(default_factory=dict)
     distance: Callable[[Tensor, Tensor], Tensor] | None = None
     familiar: Callable[[Tensor, Tensor], Tensor] | None = None
+    action_names: Sequence[str] = ()
     low: Sequence[float] = ()
     high: Sequence[float] = ()
+
+    def action_points(self) -> dict[str, list[int]]:
+        """The points of an action by name, such as ``start``, with the columns of their x and y."""
+        names = list(self.action_names)
+        return {
+            name[:-2]: [column, names.index(f"{name[:-2]}_y")]
+            for column, name in enumerate(names)
+            if name.endswith("_x") and f"{name[:-2]}_y" in names
+        }
 
     def find(self, wanted: Sequence[str], whole: bool) -> Callable[[Trajectory], Tensor] | None:
         """What gives these numbers ``[..., len(wanted)]`` of a trajectory, or None. Unless only the
@@ -108,13 +113,6 @@ class Senses:
                 return trajectory.proprio[..., at]
 
             return measured
-        if list(wanted) == ["chips"] and "chip0_x" in self.names:
-
-            def counted(trajectory: Trajectory) -> Tensor:
-                assert trajectory.proprio is not None
-                return chips_left(self.names, trajectory.proprio).unsqueeze(-1)
-
-            return counted
         if self.weights is None or not set(wanted) <= set(self.read_names):
             return None
         weights = self.weights[:, [list(self.read_names).index(name) for name in wanted]]
@@ -135,7 +133,7 @@ class Rule:
     region: where not to go, or where to stay.
     most: the limit, where it is a number: of `keep_apart` and `unlike` the least.
     photo: the path of the image that nothing may look like.
-    start: how far from the rim strokes begin; `most` is how far from it they end.
+    insets: names of points of an action, and how far each stays inside the bounds, metres.
     margin: in the limit's unit; None where it is to be calibrated.
     """
 
@@ -146,7 +144,7 @@ class Rule:
     most: float = 0.0
     margin: float | None = 0.0
     photo: str = ""
-    start: float = 0.0
+    insets: tuple[tuple[str, float], ...] = ()
 
     @property
     def bare(self) -> str:
@@ -162,7 +160,7 @@ class Rule:
     @property
     def judgeable(self) -> bool:
         """Whether true states tell if it was broken; of the others, what is seen or done does."""
-        return self.kind not in ("unlike", "familiar", "strokes")
+        return self.kind not in ("unlike", "familiar", "action_points")
 
     def limit(self, senses: Senses, now: Trajectory) -> Limit | None:
         """What planners have to keep, or None where actions alone are limited.
@@ -196,15 +194,11 @@ class Rule:
             return at_most(
                 self._read(senses, ("vx", "vy")), self.most, "m/s", self.margin, self.text
             )
-        if self.kind == "strokes":
-            if len(senses.low) != 4:
-                raise UserError(f"guardrail {self.text!r} is on strokes, from x, y to x, y")
-            (left, down), (right, up) = senses.low[:2], senses.high[:2]
-            tray = Box((left, right), (down, up))
-            return strokes_inside(tray, self.start, self.most, self.margin, self.text)
-        if self.kind == "spill":
-            count = self._read(senses, ("chips",))
-            return lose_at_most(count, count(now), self.most, "chips", self.margin, self.text)
+        if self.kind == "action_points":
+            return self._points_inside(senses)
+        if self.kind == "lose":
+            count = self._read(senses, (self.of,))
+            return lose_at_most(count, count(now), self.most, self.of, self.margin, self.text)
         read = self._read(senses, ("x", "y"), self.of)
         if self.kind == "keep_apart":
             robot = self._read(senses, ("x", "y"))
@@ -212,6 +206,20 @@ class Rule:
         assert self.region is not None
         keep = no_go if self.kind == "no_go" else stay_inside
         return keep(self.region, read, read(now), margin=self.margin, name=self.text)
+
+    def _points_inside(self, senses: Senses) -> Limit:
+        known = senses.action_points()
+        if strange := [name for name, _ in self.insets if name not in known]:
+            raise UserError(
+                f"guardrail {self.text!r} needs actions with {strange[0]}_x and {strange[0]}_y, "
+                f"but their numbers are called {', '.join(senses.action_names) or 'nothing'}"
+            )
+        insets, low, high = dict(self.insets), senses.low, senses.high
+        points = []
+        for name, (x, y) in known.items():
+            bounds = Box((low[x], high[x]), (low[y], high[y]))
+            points.append(((x, y), bounds, insets.get(name, 0.0)))
+        return points_inside(points, len(low), self.margin or 0.0, self.text)
 
     def _read(
         self, senses: Senses, names: Sequence[str], of: str = ""
@@ -226,15 +234,25 @@ class Rule:
             )
         return read
 
-    def violation(self, names: Sequence[str], states: Array) -> Array:
-        """By how much paths of states ``[..., n + 1, D]`` broke it in each of their n steps,
-        ``[..., n]``; `<= 0` is not at all. Margins do not count. For judges; `names` are of the
-        states' numbers.
+    def violation(self, task: Task, states: Array) -> Array:
+        """How far true states violate the rule, without its margin.
+
+        Args:
+            task: names the numbers of states, and reads further quantities from them.
+            states: paths ``[..., n + 1, Ds]``.
+
+        Returns:
+            The violation in each of the n steps ``[..., n]``, in the rule's unit; none if <= 0.
 
         Raises:
-            UserError: it cannot be judged by states.
+            UserError: states do not decide this rule.
         """
-        paths = torch.from_numpy(np.asarray(states, np.float64))
+        states = np.asarray(states, np.float64)
+        names = list(task.state_names)
+        readings = {k: v for k, v in task.readings(states).items() if k not in names}
+        names += readings
+        values = np.concatenate([states, *(v[..., None] for v in readings.values())], -1)
+        paths = torch.from_numpy(values)
         paths = paths.view(-1, *paths.shape[-2:])  # [E, n + 1, D]
         after, now = paths[:, None, 1:], paths[:, 0]
         judged = dataclasses.replace(self, margin=0.0)
@@ -287,24 +305,23 @@ def parse_rules(texts: Sequence[str]) -> tuple[Rule, ...]:
 
 
 def permitted(
-    rules: Sequence[Rule], names: Sequence[str], start: Array, goal: Array, across: bool = False
+    rules: Sequence[Rule], task: Task, start: Array, goal: Array, across: bool = False
 ) -> bool:
-    """Whether a start and a goal ``[D]``, of numbers with these names, keep all the rules and their
-    margins; for judges.
+    """Whether a start and a goal ``[Ds]`` satisfy all rules with their margins.
 
     Args:
         rules: all of them.
-        names: of the numbers of a state.
+        task: names the numbers of states, and reads further quantities from them.
         start: a state.
         goal: another.
         across: whether the straight way between them must break a rule.
     """
     ends = [np.stack([state, state]) for state in (start, goal)]
     for rule in rules:
-        if any((rule.violation(names, end) > -(rule.margin or 0.0)).any() for end in ends):
+        if any((rule.violation(task, end) > -(rule.margin or 0.0)).any() for end in ends):
             return False
     way = np.linspace(start, goal, 50)
-    return not across or any((rule.violation(names, way) > 0).any() for rule in rules)
+    return not across or any((rule.violation(task, way) > 0).any() for rule in rules)
 
 
 def action_limits(rules: Sequence[Rule], before: Tensor) -> ActionLimits | None:
@@ -352,13 +369,15 @@ def _parse(text: str) -> Rule:
         except ValueError as error:
             raise UserError(f"guardrail {text!r}: {error}") from None
         return Rule(text, kind, of, region, margin=margin)
-    if kind == "strokes" and options.keys() <= {"start", "end"} and "=" in first:
-        start, end = (_finite(options.get(name, "0"), text, kind) for name in ("start", "end"))
-        return Rule(text, kind, most=end, margin=margin, start=start)
+    if kind == "action_points":
+        if "=" not in first:
+            raise UserError(f"guardrail {text!r} names no point: write {_example(kind)}")
+        insets = tuple((name, _finite(value, text, kind)) for name, value in options.items())
+        return Rule(text, kind, margin=margin, insets=insets)
     least = options.pop("least", str(LEAST)) if kind == "unlike" else first
     if options:
         raise UserError(f"guardrail {text!r} has no {min(options)!r}: write {_example(kind)}")
-    if of and kind != "keep_apart" or kind == "keep_apart" and not of:
+    if bool(of) != (kind in ("keep_apart", "lose")):
         raise UserError(f"guardrail {text!r}: write {_example(kind)}")
     most = _finite(least, text, kind)
     if not most > (0 if kind in ("keep_apart", "unlike") else margin or 0):
@@ -401,5 +420,5 @@ def _finite(part: str, text: str, kind: str) -> float:
 def _example(kind: str) -> str:
     regions = "x=0.1:0.3,y=0:0.2 or disc=0.2:0.3:0.05 or polygon=0:0:0.2:0:0:0.2"
     others = {"keep_apart": "0.08,of=block", "unlike": "photo.png or photo.png,least=0.1"}
-    others |= {"spill": "0.5", "strokes": "start=0.03,end=0.08"}
+    others |= {"lose": "0.5,of=chips", "action_points": "start=0,end=0.05"}
     return f"{kind}:{regions if kind in ('no_go', 'workspace') else others.get(kind, '0.1')}"

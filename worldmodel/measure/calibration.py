@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.task import task_of
 from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.cli import atomic_write_json, parse_config
 from worldmodel.cli import run as run_command
@@ -122,7 +123,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         check_fits(envs[0], info)
-        names = tuple(getattr(envs[0].unwrapped, "state_names", ()))
+        task = task_of(envs[0])
         for rule in parse_rules(config.guardrail):
             margin, rounds = 0.0, []
             for number in range(config.rounds):
@@ -132,13 +133,13 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
                 )
                 agent = Agent(model, encoder, info, planner, settings)
                 (tried,) = agent.rules
-                allowed = functools.partial(permitted, [tried], names, across=config.across)
+                allowed = functools.partial(permitted, [tried], task, across=config.across)
                 seed = config.seed + number
                 tasks = sample_tasks(envs[0], config.episodes, seed, config.goal_offset, allowed)
                 watch = Watch()
                 paths = run_agent(agent, envs, tasks, config.budget_steps, seed, watch=watch)
-                scores = episode_scores(tried, 0, names, paths, watch, agent.frameskip)
-                broken = tried.violation(names, np.stack(paths)).max(1) > 0
+                scores = episode_scores(tried, 0, task, paths, watch, agent.frameskip)
+                broken = tried.violation(task, np.stack(paths)).max(1) > 0
                 rounds.append({"margin": margin, "seed": seed, "broken": rate_interval(broken)})
                 margin = max(0.0, conformal_margin(scores, config.level))
             found[agent.calibration_key(rule)] = {

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from envs.task import task_of
+from envs.task import Task, task_of
 from worldmodel.data.environments import create_env
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
+    from worldmodel.data.dataset import Dataset
     from worldmodel.models.checkpoint import CheckpointInfo
 
 
@@ -64,6 +65,21 @@ def check_fits(env: gym.Env[Any, Any], info: CheckpointInfo) -> None:
             f"this checkpoint was trained with {len(spec.proprio_mean)} numbers of proprio, but "
             f"{env.spec.id} has {width}: train again"
         )
+
+
+def dataset_task(dataset: Dataset) -> Task:
+    """The task of a dataset's environment, for reading quantities from recorded states. Where the
+    environment has none, or cannot be made here, one whose readings are the numbers of a state."""
+    try:
+        env = make_env(dataset.env_id, dataset.env_kwargs, dataset.pixels_shape[0])
+    except UserError:
+        task = Task()
+        assert dataset.state is not None
+        task.state_names = dataset.state_names or tuple(map(str, range(dataset.state.shape[1])))
+        return task
+    env.close()
+    found: Task = task_of(env)
+    return found
 
 
 def _wraps(env: gym.Env[Any, Any], env_id: str) -> bool:

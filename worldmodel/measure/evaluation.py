@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 import planners
 from envs.exploration import explorer
-from envs.task import task_of
+from envs.task import Task, task_of
 from planners import Budget, Planner, Problem, Trajectory
 from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.cli import Progress, atomic_write_json, parse_config, writable_folder
@@ -281,7 +281,7 @@ def run_ceiling(
     What is left to gain by a perfect model and perfect features, with this planner and budget. The
     agent's guardrails hold here for every environment step.
     """
-    world: Any = env.unwrapped
+    world = task_of(env)
     horizon, frameskip = agent.horizon, agent.frameskip
     low, high = agent.low.double().cpu(), agent.high.double().cpu()
     objective = agent.config.objective.make(1.0)
@@ -318,7 +318,7 @@ def run_ceiling(
                 high,
                 horizon,
                 guardrails=tuple(
-                    TrueGuardrail(rule, world.state_names, path[-1])
+                    TrueGuardrail(rule, world, path[-1])
                     for rule in agent.rules
                     if rule.tier == 2 and rule.judgeable
                 ),
@@ -343,7 +343,7 @@ class TrueGuardrail:
     """A rule over true states, those of every environment step: ``z`` is ``[1, S, T, F, Ds]``."""
 
     rule: Rule
-    state_names: Sequence[str]
+    task: Task
     now: Array
     tier: int = 2
     unit: str = "m"
@@ -355,7 +355,7 @@ class TrueGuardrail:
     def __call__(self, trajectory: Trajectory, actions: torch.Tensor) -> torch.Tensor:
         after = trajectory.z[0].flatten(1, 2).numpy()  # [S, T * F, Ds]
         first = np.broadcast_to(self.now, (len(after), 1, len(self.now)))
-        broken = self.rule.violation(self.state_names, np.concatenate([first, after], 1))
+        broken = self.rule.violation(self.task, np.concatenate([first, after], 1))
         return torch.from_numpy(broken).unflatten(1, (trajectory.z.shape[2], -1)).amax(2)[None]
 
 
@@ -485,9 +485,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         except ValueError as error:
             raise UserError(str(error)) from None
         share = config.episodes // config.seeds
-        names = getattr(envs[0].unwrapped, "state_names", ())
+        task = task_of(envs[0])
 
-        allowed = functools.partial(permitted, rules, names, across=config.across)
+        allowed = functools.partial(permitted, rules, task, across=config.across)
         tasks_of = {
             seed: sample_tasks(envs[0], share, seed, config.goal_offset, allowed)
             for seed in range(config.seed, config.seed + config.seeds)
@@ -580,10 +580,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             }
         if rules:
             result["guardrails"] = {
-                **kept(rules, names, paths, ours),
+                **kept(rules, task, paths, ours),
                 "stop_rate": mean_interval(np.mean(watch.stopped, 1)),
                 "intervention_rate": mean_interval(np.mean(watch.intervened, 1)),
-                "covered": covered(agent.rules, names, paths, watch, agent.frameskip),
+                "covered": covered(agent.rules, task, paths, watch, agent.frameskip),
             }
 
         few = config.episodes if config.random_episodes is None else config.random_episodes
@@ -610,7 +610,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
             best = measure_outcomes(envs[0], paths, tasks[:few])
             _note(result, "ceiling", best)
             if rules:
-                result["ceiling"]["guardrails"] = kept(rules, names, paths, best)
+                result["ceiling"]["guardrails"] = kept(rules, task, paths, best)
             result["ceiling"] |= {
                 "planner": name,
                 "samples": config.ceiling_samples,
@@ -627,12 +627,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def kept(
-    rules: Sequence[Rule], names: Sequence[str], paths: Sequence[Array], outcomes: Outcomes
+    rules: Sequence[Rule], task: Task, paths: Sequence[Array], outcomes: Outcomes
 ) -> dict[str, Any]:
     """How well guardrails were kept in episodes, by their true states ``[steps + 1, Ds]``: breaches
     per step and per episode, how deep the worst was (of each rule, in its unit; below 0 is how far
     it stayed away), and success in episodes without any."""
-    depths = np.stack([rule.violation(names, np.stack(paths)) for rule in rules])  # [R, n, steps]
+    depths = np.stack([rule.violation(task, np.stack(paths)) for rule in rules])  # [R, n, steps]
     worst = depths.max(0)  # [n, steps]
     broken, safe = worst > 0, worst.max(1) <= 0
     return {
@@ -651,7 +651,7 @@ def kept(
 def episode_scores(
     rule: Rule,
     index: int,
-    names: Sequence[str],
+    task: Task,
     paths: Sequence[Array],
     watch: Watch,
     frameskip: int,
@@ -663,13 +663,13 @@ def episode_scores(
     Args:
         rule: a guardrail on what is imagined.
         index: its place among those.
-        names: of the numbers of states.
+        task: reads quantities from states.
         paths: states of each episode ``[steps + 1, Ds]``.
         watch: what the agent imagined.
         frameskip: environment steps in a model step.
     """
     scores = []
-    true = rule.violation(names, np.stack(paths))  # [n, steps]
+    true = rule.violation(task, np.stack(paths))  # [n, steps]
     for depth, planned_at, expected, stopped in zip(
         true, watch.planned_at, watch.expected, watch.stopped, strict=True
     ):
@@ -686,7 +686,7 @@ def episode_scores(
 
 def covered(
     rules: Sequence[Rule],
-    names: Sequence[str],
+    task: Task,
     paths: Sequence[Array],
     watch: Watch,
     frameskip: int,
@@ -698,7 +698,7 @@ def covered(
             "guardrail": rule.text,
             "margin": rule.margin,
             **rate_interval(
-                episode_scores(rule, index, names, paths, watch, frameskip) <= rule.margin
+                episode_scores(rule, index, task, paths, watch, frameskip) <= rule.margin
             ),
         }
         for index, rule in enumerate(imagined)

@@ -17,6 +17,7 @@ from worldmodel.control.familiarity import Familiar
 from worldmodel.control.guardrails import parse_rules, permitted
 from worldmodel.data.dataset import open_dataset, split
 from worldmodel.errors import UserError
+from worldmodel.measure.environments import dataset_task
 from worldmodel.models.checkpoint import load_checkpoint, record
 from worldmodel.models.latents import frames_of, latents_of
 
@@ -70,18 +71,19 @@ def store_familiar(config: FamiliarConfig) -> str:
     if dataset.env_id != info.env_id:
         raise UserError(f"{config.data} is of {dataset.env_id}, the checkpoint of {info.env_id}")
     rules = parse_rules(config.without)
-    if rules and (dataset.state is None or not dataset.state_names):
+    if rules and dataset.state is None:
         raise UserError(f"{config.data} recorded no state: --without cannot be decided")
+    task = dataset_task(dataset) if rules else None
     rng = np.random.default_rng(config.seed)
 
     def sample(episodes: np.ndarray, count: int) -> Tensor:
         """Latents and proprioception ``[n, C]`` of at most `count` frames of these episodes."""
         frames = rng.permutation(frames_of(dataset, episodes))
         if rules:
-            states, names = dataset.state, dataset.state_names
-            assert states is not None
+            states = dataset.state
+            assert states is not None and task is not None
             frames = frames[: 4 * count]
-            frames = frames[[permitted(rules, names, states[i], states[i]) for i in frames]]
+            frames = frames[[permitted(rules, task, states[i], states[i]) for i in frames]]
         frames = np.sort(frames[:count])
         z = latents_of(model, encoder, dataset, frames).flatten(1)
         numbers = torch.cat([z, torch.from_numpy(dataset.proprio[frames]).float()], 1)

@@ -1,4 +1,4 @@
-"""What probes learn to predict: numbers of the simulator's state that an image shows.
+"""What probes learn to predict: quantities that an image shows, computed from simulator states.
 
 State is simulator truth. It measures the model here; no planner receives it.
 """
@@ -6,20 +6,15 @@ State is simulator truth. It measures the model here; no planner receives it.
 from __future__ import annotations
 
 import math
-import re
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodel.control.guardrails import chips_left
+from envs.task import INVISIBLE
 from worldmodel.data.dataset import Dataset
 from worldmodel.errors import UserError
-
-_ANGLE = re.compile(r"(angle|theta|yaw)$")
-_CHIP = re.compile(r"chip\d+_[xy]$")
-_SEED = re.compile(r"(^|_)seed$")
-_HIDDEN = re.compile(r"(^|[ _.])(v[xyz]?|omega|velocity|.*_?seed)$")  # not in a single frame
+from worldmodel.measure.environments import dataset_task
 
 
 def listed(names: str) -> list[str]:
@@ -30,34 +25,33 @@ def listed(names: str) -> list[str]:
 def targets_of(dataset: Dataset, wanted: str = "") -> tuple[list[str], np.ndarray]:
     """Names and values ``[N, K]`` of the targets for each frame of a dataset.
 
+    Args:
+        dataset: has recorded states.
+        wanted: names of the task's readings or of the state's numbers, separated by commas; an
+            angle stands for its sine and cosine. Empty means all readings, "all" all numbers of the
+            state as well.
+
     Raises:
-        UserError: the dataset recorded no state, or a name is not one of its state.
+        UserError: the dataset recorded no state, or a name is unknown.
     """
     if dataset.state is None:
         raise UserError(f"{dataset.path} recorded no simulator state, so nothing can be probed.")
-    known = dataset.state_names or tuple(str(i) for i in range(dataset.state.shape[1]))
+    task = dataset_task(dataset)
+    readings = task.readings(dataset.state)
+    angles = {name.partition(" ")[2] for name in readings if name.startswith("sin ")}
+    numbers = {
+        name: dataset.state[:, i] for i, name in enumerate(task.state_names) if name not in angles
+    }
+    known = {**numbers, **readings}
     names = listed(wanted)
-    if wanted == "all":
-        names = [n for n in known if not (_SEED.search(n) or _CHIP.match(n))]
+    if not names or wanted == "all":
+        names = [*readings, *(n for n in numbers if wanted == "all" and n not in readings)]
+    names = [part for n in names for part in ((f"sin {n}", f"cos {n}") if n in angles else (n,))]
     for name in names:
         if name not in known:
-            raise UserError(f"target {name!r} is not in the state: {', '.join(known)}.")
-    names = names or [n for n in known if not (_HIDDEN.search(n) or _CHIP.match(n))]
-    labels, columns = [], []
-    # Which chip is which cannot be seen, but how many there are.
-    if "chip0_x" in known and wanted in ("", "all"):
-        labels.append("chips")
-        columns.append(chips_left(known, torch.from_numpy(dataset.state)).numpy())
-    for name in names:
-        values = dataset.state[:, known.index(name)]
-        if _ANGLE.search(name):
-            labels += [f"sin {name}", f"cos {name}"]
-            columns += [np.sin(values), np.cos(values)]
-        else:
-            labels.append(name)
-            columns.append(values)
-    moving = [i for i, column in enumerate(columns) if column.std() > 1e-9]
-    return [labels[i] for i in moving], np.stack([columns[i] for i in moving], 1)
+            raise UserError(f"target {name!r} is unknown; there are {', '.join([*known, *angles])}")
+    moving = [name for name in names if known[name].std() > 1e-9]
+    return moving, np.stack([known[name] for name in moving], 1)
 
 
 def mean_errors(names: list[str], found: Tensor, truth: Tensor) -> dict[str, float]:
@@ -82,6 +76,6 @@ def position_columns(names: list[str]) -> tuple[int, int] | None:
     pairs = [
         (i, names.index(name[:-1] + "y"))
         for i, name in enumerate(names)
-        if name.endswith("x") and not _HIDDEN.search(name) and name[:-1] + "y" in names
+        if name.endswith("x") and not INVISIBLE.search(name) and name[:-1] + "y" in names
     ]
     return pairs[-1] if pairs else None

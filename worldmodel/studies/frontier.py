@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from envs.task import task_of
 from planners import Problem, Trajectory, verify
 from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.control.guardrails import parse_rules, permitted
@@ -162,9 +163,9 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
     envs = [make_env(config.env, kwargs, info.image_size) for _ in range(count)]
     try:
         check_fits(envs[0], info)
-        names = getattr(envs[0].unwrapped, "state_names", ())
+        task = task_of(envs[0])
         rules = agents["guardrail"].rules
-        allowed = functools.partial(permitted, rules, names, across=config.across)
+        allowed = functools.partial(permitted, rules, task, across=config.across)
         tasks = sample_tasks(envs[0], config.episodes, config.seed, config.goal_offset, allowed)
         points = {}
         for name, agent in agents.items():
@@ -173,7 +174,7 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
             outcomes = measure_outcomes(envs[0], paths, tasks)
             points[name] = {
                 "success": rate_interval(outcomes.success_any),
-                **kept(rules, names, paths, outcomes),
+                **kept(rules, task, paths, outcomes),
                 "stop_rate": mean_interval(np.mean(watch.stopped, 1)),
             }
     finally:
