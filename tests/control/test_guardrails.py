@@ -815,7 +815,7 @@ def test_the_score_of_an_episode_is_its_worst_gap() -> None:
         tried = dataclasses.replace(rule, margin=margin)
         other = [expected - 0.1 + margin]
         seen = evaluate.Watch(**{**planned, "expected": other}, stopped=[np.zeros(7, bool)])
-        (found,) = evaluate.covered([tried], ("x", "y"), [path], seen, 3)
+        (found,) = evaluate.covered([tried], named("x", "y"), [path], seen, 3)
         assert found["rate"] == rate and found["margin"] == margin
     # Without a plan it should have stayed at the margin.
     watch = evaluate.Watch(stopped=[np.ones(7, bool)], **planned)
