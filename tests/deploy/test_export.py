@@ -1,4 +1,4 @@
-"""What is exported computes what the model does, where the model's package is not."""
+"""Exported programs compute what the model does, without this package."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from tiny import CONFIG, tiny_checkpoint
 from torch import Tensor
 
 import worldmodel
-from worldmodel.deploy import export as export
-from worldmodel.deploy.export import BATCHES, Episode, difference, main, programs, write_program
+from worldmodel.deploy import checking
+from worldmodel.deploy.checking import BATCHES, SampleEpisode, difference, inputs_of
+from worldmodel.deploy.programs import DistanceProgram, programs
+from worldmodel.deploy.writing import write_program
 from worldmodel.encoders.encoder import load_encoder
 from worldmodel.encoders.vit import ViT, ViTConfig
+from worldmodel.export import main
 from worldmodel.models.checkpoint import CheckpointInfo, load_checkpoint, record
 from worldmodel.models.world_model import DataSpec, ModelConfig, WorldModel
 from worldmodel.training.pretraining import export as export_encoder
@@ -44,7 +47,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer frames, which take less time; the command tries them all."""
-    monkeypatch.setattr(export, "BATCHES", (1, 7))
+    monkeypatch.setattr(checking, "BATCHES", (1, 7))
 
 
 @pytest.fixture(scope="module")
@@ -236,9 +239,11 @@ def test_a_model_of_somebody_elses_world(
     record(other, env_id="somebody/Else-v0", proprio_names=())
     assert main(["--checkpoint", str(other), "--out", str(out), "--horizon", "1"]) == 0
     shown = capsys.readouterr()
-    assert "not tried on real frames: no environment 'somebody/Else-v0'" in shown.err
+    assert (
+        "not checked on frames of the environment: no environment 'somebody/Else-v0'" in shown.err
+    )
     assert "random images" in shown.out and "real frames" not in shown.out
-    assert "Proprio is 4 numbers" in (out / "README.md").read_text()
+    assert "Proprioception is 4 numbers" in (out / "README.md").read_text()
 
 
 @pytest.mark.slow
@@ -279,8 +284,8 @@ def test_differences_are_found_in_any_batch_and_nan_is_one() -> None:
 def test_inputs_are_those_of_one_moment() -> None:
     """Everything in the episode is numbered by its model step."""
     steps = torch.arange(9.0)
-    episode = Episode(steps[:6, None, None, None].byte(), steps[:6, None], steps[:, None])
-    inputs = export.inputs_of(episode, steps[:6, None, None], context=3, horizon=4)
+    episode = SampleEpisode(steps[:6, None, None, None].byte(), steps[:6, None], steps[:, None])
+    inputs = inputs_of(episode, steps[:6, None, None], context=3, horizon=4)
     z, proprio, past, actions = inputs["predictor"]
     assert z[1].flatten().tolist() == proprio[1].flatten().tolist() == [1.0, 2.0, 3.0]
     assert past[1].flatten().tolist() == [1.0, 2.0]
@@ -298,13 +303,13 @@ def test_what_is_not_the_model_is_not_kept(
     out = tmp_path / "out"
     out.mkdir()
     (out / "export.json").write_text("an earlier export")
-    right = export.Compare.forward
+    right = DistanceProgram.forward
     monkeypatch.setattr(
-        export.Compare, "forward", lambda self, z, goal: 1.01 * right(self, z, goal)
+        DistanceProgram, "forward", lambda self, z, goal: 1.01 * right(self, z, goal)
     )
     flags = ["--checkpoint", str(checkpoint), "--out", str(out), "--horizon", "1"]
     assert main(flags) == 2
-    assert "distance.pt2 is off by 0.01 of" in capsys.readouterr().err
+    assert "distance.pt2 differs from the model by 0.01 of" in capsys.readouterr().err
     assert contents(out) == {"export.json": b"an earlier export"} and siblings(out) == ["out"]
 
 
@@ -327,6 +332,8 @@ def test_bad_input_is_refused_before_the_work(
         (["--checkpoint", "pushd"], "bundled checkpoints are pusht"),
         (["--onnx", "true"], "pip install 'worldmodel[onnx]'"),
         (["--onnx", "true", "--precision", "bfloat16"], "float32"),
+        (["--onnx", "true", "--device", "auto"], "not auto"),
+        (["--device", "tpu"], "tpu"),
         (["--horizon", "-1"], "horizon is -1"),
         (["--precision", "float16"], "float16"),
         (["--out", str(tmp_path / "file")], "cannot write"),
