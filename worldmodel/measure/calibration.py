@@ -35,7 +35,7 @@ from worldmodel.measure.environments import check_fits, make_env
 from worldmodel.measure.evaluation import Watch, episode_scores, run_agent
 from worldmodel.measure.statistics import rate_interval
 from worldmodel.measure.tasks import sample_tasks
-from worldmodel.models.checkpoint import bundled_for, load_checkpoint, record
+from worldmodel.models.checkpoint import bundled_for, load_checkpoint, write_finding
 
 Array = NDArray[Any]
 
@@ -154,7 +154,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     finally:
         for env in envs:
             env.close()
-    record(checkpoint, calibration={**info.calibration, **found})
+    write_finding(checkpoint, "calibration", {**info.calibration, **found})
     return found
 
 

@@ -736,6 +736,6 @@ def main(argv: list[str] | None = None) -> int | None:
     if config.out is not None:
         atomic_write_json(config.out, result)
     if config.record is not None:
-        record_evaluation(result["checkpoint"], config.record, result)
+        print(f"wrote {record_evaluation(result['checkpoint'], config.record, result)}")
     print(table(result))
     return 0
