@@ -258,7 +258,7 @@ def test_a_planar_pose_is_learnt_saved_and_resumed(
     resumed.train_step()
     assert (resumed.features[0][:, 0] == z).all() and len(calls) == 1
     model, _, info = load_checkpoint(str(pushes / "run" / "checkpoint"))
-    assert info.model.representation == "pose"
+    assert info.model.representation == "planar_pose"
     tokens = torch.from_numpy(np.array(trainer.tokens[0][:4])).float()
     torch.testing.assert_close(
         model.encode(tokens), trainer.average.encode(tokens), rtol=0, atol=0.3

@@ -91,7 +91,7 @@ def test_a_checkpoint_keeps_the_local_weights_of_its_encoder(maze: Path) -> None
     shutil.rmtree(exported)
     _, encoder, info = load_checkpoint(maze / "local" / "checkpoint")
     assert encoder.hash == info.encoder_hash != load_encoder("dino-112").hash
-    with pytest.raises(UserError, match=r"cannot keep .*exported in .*encoder: No such file"):
+    with pytest.raises(UserError, match=r"cannot copy .*exported to .*encoder: No such file"):
         trainer.save()
 
 

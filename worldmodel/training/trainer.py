@@ -460,7 +460,6 @@ class Trainer:
         repeats an uninterrupted one to the last bit."""
         c = self.config
         if not self.fixed:
-            if not self.fixed:
             self._fit()
             if self.step >= self.joint * c.steps:
                 self.fix_latents()
