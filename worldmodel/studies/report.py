@@ -49,8 +49,8 @@ from worldmodel.models.checkpoint import (
     find_checkpoint,
     load_info,
 )
-from worldmodel.models.decoder import FILE as DECODER
 from worldmodel.models.decoder import how_trained
+from worldmodel.models.findings import DECODER
 from worldmodel.studies.page import assemble, missing, picture, plain, plot, table
 
 LOOKS = ((VERMILION, "o"), (BLUE, "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"))
