@@ -1,12 +1,34 @@
-"""Command line: see `worldmodel.measure.calibration`."""
+"""Calibrate the margins of guardrails.
+
+    python -m worldmodel.calibrate --env worldmodel/PushT-v0 --guardrail no_go:disc=0.25:0.25:0.06
+
+The method is in `worldmodel.measure.calibration`.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from worldmodel.measure.calibration import main
+from worldmodel.cli import parse_config, run
+from worldmodel.errors import UserError
+from worldmodel.measure.calibration import CalibrateConfig, calibrate, calibration_table
+from worldmodel.measure.provenance import save_result
 
-__all__ = ["main"]
+
+@run
+def main(argv: list[str] | None = None) -> None:
+    """Calibrate, store the margins, print a table."""
+    config = parse_config(
+        CalibrateConfig, argv, "worldmodel.calibrate", "Calibrate the margins of guardrails."
+    )
+    if config.out is not None and not config.out.parent.is_dir():
+        raise UserError(f"cannot write {config.out}: there is no folder {config.out.parent}")
+    found = calibrate(config)
+    if config.out is not None:
+        margins = {"margins": list(found.values()), "env": config.env}
+        save_result(config.out, margins, seed=config.seed)
+    print(calibration_table(found))
+
 
 if __name__ == "__main__":
     sys.exit(main())

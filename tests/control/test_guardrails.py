@@ -37,6 +37,7 @@ from planners.guardrails import (
     swept,
     unlike,
 )
+from worldmodel import calibrate
 from worldmodel.agent import Agent, AgentConfig
 from worldmodel.control.familiarity import Familiar
 from worldmodel.control.guardrails import Senses, action_limits, guardrails, parse_rules, permitted
@@ -44,13 +45,19 @@ from worldmodel.data.collection import CollectConfig, collect
 from worldmodel.data.dataset import open_dataset
 from worldmodel.data.images import load_image
 from worldmodel.errors import UserError
-from worldmodel.measure import calibration as calibrate
-from worldmodel.measure import evaluation as evaluate
 from worldmodel.measure.calibration import CalibrateConfig, conformal_margin
+from worldmodel.measure.ceiling import run_ceiling
 from worldmodel.measure.environments import make_env
 from worldmodel.measure.evaluation import EvaluateConfig
 from worldmodel.measure.familiar_frames import FamiliarConfig, store_familiar
+from worldmodel.measure.guardrail_metrics import (
+    margin_coverage,
+    prediction_gaps,
+    violation_metrics,
+)
 from worldmodel.measure.linear_probe import save_probe
+from worldmodel.measure.outcomes import measure_outcomes
+from worldmodel.measure.rollouts import RolloutLog
 from worldmodel.measure.tasks import GoalTask, sample_tasks
 from worldmodel.models.checkpoint import find_checkpoint, load_checkpoint
 from worldmodel.studies import frontier as frontier
@@ -401,7 +408,7 @@ def test_what_is_no_rule_is_explained(text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         parse_rules([text])
     with pytest.raises(UserError, match=said):
-        EvaluateConfig(env="worldmodel/PushT-v0", guardrail=["max_speed:1", text])
+        EvaluateConfig("worldmodel/PushT-v0", agent=AgentConfig(guardrails=("max_speed:1", text)))
 
 
 def test_rules_for_planners_and_for_judges_agree() -> None:
@@ -555,7 +562,7 @@ def test_what_is_like_the_data_is_familiar_and_nothing_else(seed: int, level: fl
         return scale * (place @ mix)
 
     known = Familiar.learn(ring(1), ring(1), 1000, 16, level)
-    info = SimpleNamespace(familiar=known.arrays())
+    info = SimpleNamespace(familiar=known.as_json())
     known = Familiar.of(info, torch.device("cpu"))  # type: ignore[arg-type]
     assert (known.nearest(ring(1)) > 1).float().mean() == pytest.approx(level, abs=0.8 * level)
     assert known.nearest(ring(0.5)).min() > 1 and known.nearest(ring(1.5)).min() > 1
@@ -711,9 +718,9 @@ def test_on_the_true_simulator_nothing_is_ever_broken(name: str) -> None:
     state[:4] = (0.15, 0.25, 0.4, 0.08)
     goal = np.array([0.36, 0.25, 0.4, 0.08, *np.zeros(6)])
     task = GoalTask(state, goal, 0)
-    (path,) = evaluate.run_ceiling(agent, planner, planners.Budget(24, 4), env, [task], 40, 0)
-    kept = evaluate.kept(
-        agent.rules, world.state_names, [path], evaluate.measure_outcomes(env, [path], [task])
+    (path,) = run_ceiling(agent, planner, planners.Budget(24, 4), env, [task], 40, 0)
+    kept = violation_metrics(
+        agent.rules, world.state_names, [path], measure_outcomes(env, [path], [task])
     )
     assert kept["violation_per_step"]["rate"] == 0
     assert np.linalg.norm(path[-1][:2] - goal[:2]) < 0.08  # round the box, not before it
@@ -807,19 +814,19 @@ def test_the_score_of_an_episode_is_its_worst_gap() -> None:
     path = np.concatenate([path, np.zeros((8, 1))], 1)
     true = rule.violation(named("x", "y"), path)
     expected = np.array([[[-0.5], [-0.3]], [[-0.7], [9.0]]]) + 0.1
-    planned = {"planned_at": [np.array([0, 4])], "expected": [expected]}
-    watch = evaluate.Watch(stopped=[np.zeros(7, bool)], **planned)
-    (score,) = evaluate.episode_scores(rule, 0, named("x", "y"), [path], watch, 3)
+    planned = {"planned_at": [np.array([0, 4])], "violations": [expected]}
+    watch = RolloutLog(stopped=[np.zeros(7, bool)], **planned)
+    (score,) = prediction_gaps(rule, 0, named("x", "y"), [path], watch, 3)
     assert score == pytest.approx(max(true[:3].max() + 0.5, true[3] + 0.3, true[4:].max() + 0.7))
     for margin, rate in ((score - 1e-6, 0), (score + 1e-6, 1)):  # imagined with another margin
         tried = dataclasses.replace(rule, margin=margin)
         other = [expected - 0.1 + margin]
-        seen = evaluate.Watch(**{**planned, "expected": other}, stopped=[np.zeros(7, bool)])
-        (found,) = evaluate.covered([tried], named("x", "y"), [path], seen, 3)
+        seen = RolloutLog(**{**planned, "violations": other}, stopped=[np.zeros(7, bool)])
+        (found,) = margin_coverage([tried], named("x", "y"), [path], seen, 3)
         assert found["rate"] == rate and found["margin"] == margin
     # Without a plan it should have stayed at the margin.
-    watch = evaluate.Watch(stopped=[np.ones(7, bool)], **planned)
-    (score,) = evaluate.episode_scores(rule, 0, named("x", "y"), [path], watch, 3)
+    watch = RolloutLog(stopped=[np.ones(7, bool)], **planned)
+    (score,) = prediction_gaps(rule, 0, named("x", "y"), [path], watch, 3)
     assert score == pytest.approx(true.max() + 0.1)
 
 
@@ -831,7 +838,16 @@ def test_a_margin_is_calibrated_kept_and_never_used_for_anything_else(
     shutil.copytree(find_checkpoint("pusht"), folder)
     rule = "no_go:disc=0.25:0.25:0.05"
     given = ["--env", "worldmodel/PushT-v0", "--checkpoint", str(folder), "--guardrail", rule]
-    given += ["--samples", "16", "--iterations", "1", "--level", "0.25", "--episodes", "6"]
+    given += [
+        "--agent.samples",
+        "16",
+        "--agent.iterations",
+        "1",
+        "--level",
+        "0.25",
+        "--episodes",
+        "6",
+    ]
     given += ["--budget_steps", "15", "--batch", "6"]
     assert calibrate.main(given) == 0
     assert f"| {rule} | 0.25 | 0.0" in capsys.readouterr().out

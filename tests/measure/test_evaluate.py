@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -17,18 +18,29 @@ from PIL import Image
 from processes import started
 from tiny import tiny_checkpoint
 
+from planners import Budget
+from worldmodel import evaluate as evaluate_verb
 from worldmodel import goal, load
+from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.data.collection import episode_seed
 from worldmodel.errors import UserError
-from worldmodel.measure import evaluation as evaluate
 from worldmodel.measure import gallery as gallery
 from worldmodel.measure import outcomes as outcome
 from worldmodel.measure import tasks
+from worldmodel.measure.ceiling import (
+    CeilingConfig,
+    SimulatorPlanner,
+    rank_correlation,
+    run_ceiling,
+)
 from worldmodel.measure.environments import make_env
-from worldmodel.measure.evaluation_table import table
+from worldmodel.measure.evaluation import EvaluateConfig, evaluate
+from worldmodel.measure.evaluation_table import evaluation_table
 from worldmodel.measure.film import BAR, CHART, SIDE
 from worldmodel.measure.goals import load_goal, save_goal
+from worldmodel.measure.rollouts import RolloutLog, run_agent, run_random
 from worldmodel.measure.tasks import GoalTask, sample_tasks
+from worldmodel.models.checkpoint import load_checkpoint
 
 PUSHT, MAZE = "worldmodel/PushT-v0", "worldmodel/Maze-v0"
 CHIPS = "worldmodel/GranularChips-v0"
@@ -62,7 +74,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # ---------------------------------------------------------------------------------------- tasks
 @pytest.mark.parametrize("name", ["pusht", "maze"])
-def test_tasks_are_held_out_unsolved_and_repeatable(
+def test_tasks_are_held_out_unsolved_and_repeaevaluation_table(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     env = request.getfixturevalue(name)
@@ -218,11 +230,17 @@ def test_goals_of_chips_are_those_that_resetting_draws(chips: Any) -> None:
 
 
 # --------------------------------------------------------------------------------- the protocol
+FEW = AgentConfig(samples=8, iterations=1)
+
+
+def guarded(*rules: str) -> AgentConfig:
+    return dataclasses.replace(FEW, guardrails=rules)
+
+
 def run(checkpoint: Path, **options: Any) -> dict[str, Any]:
-    few = dict(episodes=3, batch=2, samples=8, iterations=1, budget_steps=10, timed_plans=2)
-    few |= dict(ceiling_episodes=0, random_episodes=2)
-    config = evaluate.EvaluateConfig(PUSHT, checkpoint=str(checkpoint), **{**few, **options})
-    return evaluate.evaluate(config)
+    few = dict(episodes=3, batch=2, budget_steps=10, timed_plans=2, random_episodes=2)
+    few |= dict(agent=FEW, ceiling=CeilingConfig(episodes=0))
+    return evaluate(EvaluateConfig(PUSHT, checkpoint=str(checkpoint), **{**few, **options}))
 
 
 def test_the_result_has_the_protocols_keys_and_repeats(checkpoint: Path) -> None:
@@ -243,39 +261,42 @@ def test_the_result_has_the_protocols_keys_and_repeats(checkpoint: Path) -> None
 
 def test_decisions_are_timed_while_acting(checkpoint: Path) -> None:
     options: dict[str, Any] = dict(batch=1, goal_offset=5, random_episodes=0, episodes=2)
-    result = run(checkpoint, budget_ms=5000.0, iterations=None, **options)
+    timed = AgentConfig(samples=8, budget_ms=5000.0)
+    result = run(checkpoint, agent=timed, **options)
     made = result["decisions"]
     assert made["count"] == 2 * 10 / 5  # one for each model step
     assert 0 < made["ms"]["p50"] <= made["ms"]["p99"] <= made["ms"]["max"]
     assert made["model_calls"]["max"] > (8 + 1 + 1) * 3
     for words in ("| cem 8, 5000 ms |", "All 4 decisions"):
-        assert words in table(result)
+        assert words in evaluation_table(result)
     assert run(checkpoint, **{**options, "batch": 2})["decisions"] is None
     with pytest.raises(UserError, match="budget_ms is 30.0, but 2 episodes"):
-        run(checkpoint, budget_ms=30.0)
+        run(checkpoint, agent=AgentConfig(budget_ms=30.0))
 
 
 def test_guardrails_are_judged_by_true_states(checkpoint: Path) -> None:
     """A region that nobody comes near, one that all are in, and one that no plan may be sure of."""
-    far = run(checkpoint, goal_offset=5, guardrail=["no_go:disc=9:9:1", "max_action:0.01"])
+    far = run(checkpoint, goal_offset=5, agent=guarded("no_go:disc=9:9:1", "max_action:0.01"))
     rails = far["guardrails"]
     assert rails["violation_per_episode"]["rate"] == rails["stop_rate"]["mean"] == 0
     assert set(rails["worst_depth"]) == {"no_go:disc=9:9:1"}
     assert rails["worst_depth"]["no_go:disc=9:9:1"] == pytest.approx(-11.5, abs=0.5)
     assert rails["safe_success"] == far["success_any"]
-    assert "episodes in breach | 0.0 %" in table(far)
+    assert "episodes with a violation | 0.0 %" in evaluation_table(far)
     with pytest.raises(UserError, match="only 0 of 3 tasks .* suit the guardrails"):
-        run(checkpoint, goal_offset=5, guardrail=["workspace:x=-2:-1"])
+        run(checkpoint, goal_offset=5, agent=guarded("workspace:x=-2:-1"))
     # Without a plan that keeps the margin, the robot stands still, and says so.
-    still = run(checkpoint, goal_offset=5, guardrail=["workspace:x=-1:2,margin=1.4"])
+    still = run(checkpoint, goal_offset=5, agent=guarded("workspace:x=-1:2,margin=1.4"))
     still_rates = [still["guardrails"][f"{kind}_rate"]["mean"] for kind in ("stop", "intervention")]
     assert still_rates == [1, 1]
     assert still["guardrails"]["violation_per_step"]["rate"] == 0
-    assert still["settings"]["guardrails"] == ["workspace:x=-1:2,margin=1.4"]
+    assert still["settings"]["agent"]["guardrails"] == ["workspace:x=-1:2,margin=1.4"]
     # The same tasks without it: what it costs.
-    free = run(checkpoint, goal_offset=5, guardrail=["workspace:x=-1:2,margin=1.4"], unguarded=True)
+    free = run(
+        checkpoint, goal_offset=5, agent=guarded("workspace:x=-1:2,margin=1.4"), unguarded=True
+    )
     assert free["guardrails"]["stop_rate"]["mean"] == 0
-    assert "planned without them" in table(free)
+    assert "planned without them" in evaluation_table(free)
 
 
 def test_every_episode_starts_at_its_task_and_uses_the_whole_budget(
@@ -284,7 +305,7 @@ def test_every_episode_starts_at_its_task_and_uses_the_whole_budget(
     env = make_env(PUSHT, {})
     agent = load(checkpoint, samples=4, iterations=1)
     some = sample_tasks(pusht, 3, 0, 5)
-    paths = evaluate.run_agent(agent, [pusht, env], some, 10, seed=1)
+    paths = run_agent(agent, [pusht, env], some, 10, seed=1)
     env.close()
     assert [path.shape for path in paths] == [(11, 10)] * 3
     for path, task in zip(paths, some, strict=True):
@@ -293,14 +314,14 @@ def test_every_episode_starts_at_its_task_and_uses_the_whole_budget(
 
 
 def test_the_ceiling_reaches_what_can_be_reached(checkpoint: Path, pusht: Any) -> None:
-    agent: Any = evaluate.Agent(
-        *evaluate.load_checkpoint(checkpoint),
-        planner=evaluate.make_planner("cem"),
-        config=evaluate.AgentConfig(horizon=3),
+    agent: Any = Agent(
+        *load_checkpoint(checkpoint),
+        planner=make_planner("cem"),
+        config=AgentConfig(horizon=3),
     )
     some = sample_tasks(pusht, 2, 0, 8)
-    planner, budget = evaluate.make_planner("cem"), evaluate.Budget(24, 2)
-    paths = evaluate.run_ceiling(agent, planner, budget, pusht, some, 15, 0)
+    planner, budget = make_planner("cem"), Budget(24, 2)
+    paths = run_ceiling(agent, planner, budget, pusht, some, 15, 0)
     assert all(path.shape == (16, 10) for path in paths)
     for path, task in zip(paths, some, strict=True):
         apart = outcome.task_distance(pusht, path, task.goal_state)
@@ -310,10 +331,10 @@ def test_the_ceiling_reaches_what_can_be_reached(checkpoint: Path, pusht: Any) -
 def test_an_agent_on_the_simulator_sees_what_its_plans_would_show(
     checkpoint: Path, pusht: Any
 ) -> None:
-    parts = evaluate.load_checkpoint(checkpoint)
-    config = evaluate.AgentConfig(horizon=2, samples=3, iterations=1)
-    agent = evaluate.AgentOnSimulator(*parts, evaluate.make_planner("cem"), config)
-    agent.env = pusht
+    parts = load_checkpoint(checkpoint)
+    config = AgentConfig(horizon=2, samples=3, iterations=1)
+    agent = Agent(*parts, make_planner("cem"), config)
+    agent.planner = SimulatorPlanner(agent.planner, agent, pusht)
     task = sample_tasks(pusht, 1, 0, 8)[0]
     obs, _ = tasks.begin(pusht, task, ())
     agent.reset(tasks.render(pusht, task.goal_state))
@@ -331,7 +352,7 @@ def test_a_trained_model_ranks_plans_as_the_simulator_does(checkpoint: Path, pus
     some = sample_tasks(pusht, 4, 0, 25)
 
     def alike(name: str | Path) -> np.ndarray:
-        return evaluate.rank_correlation(load(name), pusht, some, 0)
+        return rank_correlation(load(name), pusht, some, 0)
 
     trained, untrained = alike("pusht"), alike(checkpoint)
     assert trained.shape == (4,) and np.abs(untrained).max() < 0.9
@@ -346,7 +367,7 @@ def test_seeds_share_the_episodes_each_with_its_own_tasks(checkpoint: Path) -> N
             assert both["per_seed"][name][at] == one[name]["rate"]
     assert both["episodes"] == 4
     assert both["success_any"]["rate"] == np.mean(both["per_seed"]["success_any"])
-    assert "2 seeds (0: " in table(both)
+    assert "2 seeds (0: " in evaluation_table(both)
 
 
 def test_a_variation_reaches_the_camera_the_goal_image_and_the_floor(
@@ -367,10 +388,10 @@ def test_a_variation_reaches_the_camera_the_goal_image_and_the_floor(
 
     some, spy = sample_tasks(pusht, 1, 0, 5), Spy()
     corner = (0, slice(0, 8), slice(0, 8))
-    evaluate.run_agent(spy, [pusht], some, 2)  # type: ignore[arg-type]
+    run_agent(spy, [pusht], some, 2)  # type: ignore[arg-type]
     usual = spy.seen[corner]
-    watch = evaluate.Watch()
-    evaluate.run_agent(spy, [pusht], some, 2, 0, ("background",), watch)  # type: ignore[arg-type]
+    watch = RolloutLog()
+    run_agent(spy, [pusht], some, 2, 0, ("background",), watch)  # type: ignore[arg-type]
     assert spy.steps == 2
     np.testing.assert_array_equal(watch.stopped + watch.intervened, np.ones((2, 2)))
     assert (spy.seen[corner] != usual).all()
@@ -378,7 +399,7 @@ def test_a_variation_reaches_the_camera_the_goal_image_and_the_floor(
 
     def floor(variation: Any) -> Any:
         tasks = sample_tasks(pusht, 6, 0, 25)
-        return np.stack(evaluate.run_random(pusht, tasks, 50, 0, variation))
+        return np.stack(run_random(pusht, tasks, 50, 0, variation))
 
     assert (floor(()) == floor(("light",))).all()
     assert (floor(()) != floor(("friction",))).any()
@@ -414,9 +435,18 @@ def test_the_gallery_shows_the_worst_first(pusht: Any, tmp_path: Path) -> None:
 def test_the_gallery_of_an_evaluation_shows_what_was_imagined(tmp_path: Path) -> None:
     rule = "no_go:x=0:0.02,y=0:0.02"
     plain = ["--env", PUSHT, "--episodes", "2", "--batch", "2", "--budget_steps", "10"]
-    plain += ["--samples", "8", "--iterations", "1", "--random_episodes", "0", "--timed_plans", "1"]
-    plain += ["--ceiling_episodes", "0", "--failures", str(tmp_path), "--guardrail", rule]
-    assert evaluate.main(plain) == 0
+    plain += [
+        "--agent.samples",
+        "8",
+        "--agent.iterations",
+        "1",
+        "--random_episodes",
+        "0",
+        "--timed_plans",
+        "1",
+    ]
+    plain += ["--ceiling.episodes", "0", "--failures", str(tmp_path), "--guardrail", rule]
+    assert evaluate_verb.main(plain) == 0
     with Image.open(tmp_path / "01.gif") as animation:
         last = animation.convert("RGB")
     # Below reality: five imagined frames, then the chart with distance and clearance.
@@ -429,19 +459,19 @@ def test_the_gallery_of_an_evaluation_shows_what_was_imagined(tmp_path: Path) ->
 def test_wrong_checkpoints_and_settings_are_refused(
     checkpoint: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    common = ["--checkpoint", str(checkpoint), "--episodes", "2", "--ceiling_episodes", "0"]
+    common = ["--checkpoint", str(checkpoint), "--episodes", "2", "--ceiling.episodes", "0"]
     for arguments, message in (
         (["--env", MAZE, *common], "is for worldmodel/PushT-v0, not for worldmodel/Maze-v0"),
         (["--env", PUSHT, *common, "--planner", "cma"], "did you mean 'cmaes'"),
         (["--env", PUSHT, *common, "--episode", "3"], "did you mean '--episodes'"),
-        (["--env", PUSHT, *common, "--ceiling_episodes", "3"], "must be 0 to 2"),
+        (["--env", PUSHT, *common, "--ceiling.episodes", "3"], "must be 0 to 2"),
         (["--env", PUSHT, *common, "--out", str(tmp_path / "no" / "r.json")], "no folder"),
-        (["--env", PUSHT, *common, "--execute", "16"], "execute is 16"),
-        (["--env", PUSHT, *common, "--planner_options.bet", "1"], "did you mean 'beta'"),
+        (["--env", PUSHT, *common, "--agent.execute", "16"], "execute is 16"),
+        (["--env", PUSHT, *common, "--planner.bet", "1"], "did you mean 'beta'"),
         (["--env", PUSHT, *common, "--seeds", "3"], "2 episodes cannot be shared by 3 seeds"),
         (["--env", PUSHT, *common, "--variation", "colour"], "no variation 'colour'"),
     ):
-        assert evaluate.main(arguments) == 2
+        assert evaluate_verb.main(arguments) == 2
         said = capsys.readouterr().err
         assert message in said and said.startswith("error: ") and said.count("\n") == 1
 

@@ -19,15 +19,17 @@ from processes import started
 from tiny import tiny_checkpoint
 
 import worldmodel
-from worldmodel.agent import AgentConfig, make_planner
-from worldmodel.measure.acting import Log, draw_costs, film, main
+from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.measure.environments import make_env
-from worldmodel.measure.explanation import ExplainingAgent
+from worldmodel.measure.episode import EpisodeLog
+from worldmodel.measure.episode_pictures import draw_costs, episode_film
+from worldmodel.measure.explanation import RecordingPlanner
 from worldmodel.measure.film import Film, Imagination, animate, as_gif, as_mp4
 from worldmodel.measure.goals import save_goal
 from worldmodel.measure.outcomes import episode_outcome
 from worldmodel.measure.tasks import GoalTask, sample_tasks
 from worldmodel.models.checkpoint import load_checkpoint
+from worldmodel.plan import main
 
 PUSHT, MAZE = "worldmodel/PushT-v0", "worldmodel/Maze-v0"
 
@@ -48,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def flags(folder: Path, **changed: Any) -> list[str]:
     """Arguments of a small closed loop; None leaves one out."""
     given = {"env": PUSHT, "goal": folder / "goal.png", "checkpoint": folder / "checkpoint"}
-    given |= {"samples": 8, "iterations": 1, "steps": 7, **changed}
+    given |= {"agent.samples": 8, "agent.iterations": 1, "steps": 7, **changed}
     pairs = [(f"--{key}", str(value)) for key, value in given.items() if value is not None]
     return [word for pair in pairs for word in pair]
 
@@ -144,8 +146,8 @@ def test_pictures_of_an_interrupted_run_are_whole() -> None:
         pictures = animate(Film(frames[:count], frames[0], first_success=1))
         gif: Any = Image.open(io.BytesIO(as_gif(pictures)))
         assert gif.n_frames == len(pictures) == count
-    cut = Log(distances=[1.0], distance_steps=[0], costs=[2.0], plan_steps=[])
-    for log in (Log(), cut):
+    cut = EpisodeLog(distances=[1.0], distance_steps=[0], costs=[2.0], plan_steps=[])
+    for log in (EpisodeLog(), cut):
         assert Image.open(io.BytesIO(draw_costs(log))).width > 100
 
 
@@ -177,19 +179,23 @@ def test_an_episode_that_was_stopped_before_its_first_plan_can_be_drawn(folder: 
     agent = worldmodel.load(folder / "checkpoint", guardrails=(rule,))
     frame = np.zeros((112, 112, 3), np.uint8)
     agent.reset(frame)
-    (picture,) = animate(film(agent, None, Log(frames=[frame]), frame, None, [], lambda at: at))
+    (picture,) = animate(
+        episode_film(agent, None, EpisodeLog(frames=[frame]), frame, None, [], lambda at: at)
+    )
     assert picture.width >= 512
 
 
 def test_what_was_tried_is_ranked_as_planners_rank_it(folder: Path) -> None:
     parts = load_checkpoint(folder / "checkpoint")
     settings = AgentConfig(samples=40, iterations=2, guardrails=("no_go:x=0:0.2,y=0:1",))
-    agent = ExplainingAgent(*parts, make_planner("cem"), settings)
+    agent = Agent(*parts, make_planner("cem"), settings)
+    env = make_env(PUSHT, {})
+    agent.planner = recorder = RecordingPlanner(agent, env)
     agent.reset(np.full((112, 112, 3), 90, np.uint8))
     pixels = np.full((112, 112, 3), 40, np.uint8)
     agent.act({"pixels": pixels, "proprio": np.array([0.21, 0.2, 0.0, 0.0], np.float32)})
-    assert len(agent.tried) == 2
-    for tried in agent.tried:
+    assert len(recorder.recorded) == 2
+    for tried in recorder.recorded:
         assert tried.paths.shape == (40, agent.horizon, 2)
         count = int(tried.feasible.sum())
         assert tried.feasible[:count].all() and (np.diff(tried.cost[:count]) >= 0).all()
@@ -198,7 +204,7 @@ def test_what_was_tried_is_ranked_as_planners_rank_it(folder: Path) -> None:
 
 
 def test_explain_shows_every_iteration(folder: Path, tmp_path: Path) -> None:
-    assert main(flags(folder, explain="true", iterations=3, out=tmp_path)) == 0
+    assert main(flags(folder, explain="true", **{"agent.iterations": 3}, out=tmp_path)) == 0
     report = json.loads((tmp_path / "report.json").read_text())
     with Image.open(tmp_path / "explain.gif") as gif:
         assert gif.n_frames == 3 * len(report["plans"])  # type: ignore[attr-defined]
@@ -233,7 +239,7 @@ def test_ctrl_c_leaves_what_was_done_so_far(folder: Path, tmp_path: Path) -> Non
 def test_one_plan_is_json_on_stdout(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plans = []
     for proprio in (None, "0.1,0.2,0,0", "0.1, 0.2, 0, 0", "0.4,0.2,0,0"):
-        assert main(once(folder, horizon=4, proprio=proprio)) == 0
+        assert main(once(folder, **{"agent.horizon": 4}, proprio=proprio)) == 0
         plans.append(json.loads(capsys.readouterr().out))
     actions = np.array(plans[0]["actions"])
     assert actions.shape == (4 * 5, 2) and (np.abs(actions) <= 0.02).all()
@@ -270,8 +276,8 @@ def bad(folder: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         "NaN proprio": (once(folder, proprio="nan,0,0,0"), "finite"),
         "short proprio": (once(folder, proprio="0,0"), "4 numbers"),
         "wordy proprio": (once(folder, proprio="left"), "with commas"),
-        "unknown flag": (flags(folder, sampels=3), "did you mean '--samples'"),
-        "unknown key": ([*flags(folder), "--config", str(config)], "did you mean 'samples'"),
+        "unknown flag": (flags(folder, sampels=3), "did you mean '--agent.samples'"),
+        "unknown key": ([*flags(folder), "--config", str(config)], "did you mean 'agent.samples'"),
         "unknown planner": (flags(folder, planner="cmes"), "unknown planner"),
         "unwritable": (flags(folder, out=text / "out"), "cannot write to"),
         "both modes": (flags(folder, image=gray), "either --env"),

@@ -18,9 +18,11 @@ from xml.etree import ElementTree
 import pytest
 from tiny import tiny_checkpoint
 
-from worldmodel.measure import acting as plan
+from worldmodel import plan
+from worldmodel.agent import AgentConfig
 from worldmodel.measure import evaluation as evaluate
 from worldmodel.measure import probing as probe
+from worldmodel.measure.ceiling import CeilingConfig
 from worldmodel.measure.environments import make_env
 from worldmodel.measure.evaluation import EvaluateConfig
 from worldmodel.measure.goals import save_goal
@@ -173,8 +175,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         errors = {"val_error": [0.1234, 0.2345, 0.3456], "val_copy": [0.5, 0.6, 0.7]}
         lines.append({"step": step, **errors, "val_proprio": [0.01, 0.02, 0.03], **clock})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    small = {"samples": 8, "iterations": 1, "budget_steps": 5, "timed_plans": 1, "goal_offset": 5}
-    small |= {"ceiling_samples": 2, "ceiling_iterations": 1, "ceiling_episodes": 1}
+    guardrails = (RULE, "max_change:0.03")
     result = evaluate.evaluate(
         EvaluateConfig(
             PUSHT,
@@ -182,16 +183,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             episodes=4,
             seeds=2,
             batch=2,
-            guardrail=[RULE, "max_change:0.03"],
+            agent=AgentConfig(samples=8, iterations=1, guardrails=guardrails),
+            ceiling=CeilingConfig(1, 2, 1),
+            budget_steps=5,
+            timed_plans=1,
+            goal_offset=5,
             failures=folder / "gallery",
-            **small,  # type: ignore[arg-type]
         )
     )
     (folder / "result.json").write_text(json.dumps(result))
     env = make_env(PUSHT, {})
     save_goal(sample_tasks(env, 1, 0, 5)[0], env, folder / "goal.png")
     env.close()
-    words = f"--env {PUSHT} --steps 3 --samples 8 --iterations 1 --goal {folder}/goal.png"
+    words = (
+        f"--env {PUSHT} --steps 3 --agent.samples 8 --agent.iterations 1 --goal {folder}/goal.png"
+    )
     where = f"--checkpoint {folder}/checkpoint --out {folder}/plan"
     assert plan.main([*words.split(), *where.split()]) == 0
     return folder
@@ -283,7 +289,9 @@ def test_the_page_of_a_bundled_checkpoint_says_what_its_config_says(bundled: Pag
         ]
         for k, x in enumerate(levels)
     ]
-    assert "frameskip: 5" in bundled.texts["pre"][0]
+    assert (
+        "frameskip: 5" in bundled.texts["pre"][0] and "... 2000 in all" in bundled.texts["pre"][0]
+    )
 
 
 @pytest.mark.slow

@@ -1,48 +1,49 @@
-"""How far imagined plans must stay from a guardrail, so that real ones keep it.
+"""Margins of learned guardrails by conformal prediction.
 
-    python -m worldmodel.calibrate --env worldmodel/PushT-v0 --guardrail no_go:disc=0.25:0.25:0.06
+Split conformal prediction (Vovk et al. 2005) with one score per episode. The planner works on fresh
+tasks under the guardrail; the score is the largest gap, over executed steps, between true and
+predicted violation. The margin is the score that a share `level` of episodes exceeds, with the
+correction for a finite number of them. So a share of at most `level` of further episodes violates
+the guardrail, as long as they come from the same distribution. As the margin changes how the
+planner acts, there are several rounds, each with fresh tasks and the margin of the round before.
 
-Split conformal prediction (Vovk et al. 2005), with one score per episode: the planner works on
-fresh tasks with the guardrail, and the score is the worst gap, over the steps it carried out,
-between how deep the breach really was and how deep it was imagined. The margin is the score that a
-share `level` of episodes exceeds, with the correction for finitely many of them. So, of episodes
-like these, a share of at most `level` breaks the guardrail. Like these: planned with another
-margin, they would be others. Therefore there are rounds, each with fresh tasks and the margin found
-before.
-
-The margin is kept with the checkpoint, under a hash of all that it depends on, for
-``margin=calibrated``.
+The margin is stored with the checkpoint under a hash of all that it depends on; the rule's option
+``margin=calibrated`` looks it up.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.task import task_of
-from worldmodel.agent import Agent, AgentConfig, make_planner
-from worldmodel.cli import atomic_write_json, parse_config
-from worldmodel.cli import run as run_command
-from worldmodel.control.guardrails import parse_rules, permitted
+from worldmodel.agent import Agent, AgentConfig, PlannerConfig
+from worldmodel.cli.device import pick_device
+from worldmodel.control.guardrails import Rule, parse_rules, permitted
 from worldmodel.errors import UserError
-from worldmodel.measure.environments import check_fits, make_env
-from worldmodel.measure.evaluation import Watch, episode_scores, run_agent
+from worldmodel.measure.environments import check_fits
+from worldmodel.measure.guardrail_metrics import prediction_gaps
+from worldmodel.measure.rollouts import RolloutLog, env_copies, run_agent
 from worldmodel.measure.statistics import rate_interval
 from worldmodel.measure.tasks import sample_tasks
-from worldmodel.models.checkpoint import bundled_for, load_checkpoint, write_finding
+from worldmodel.models.checkpoint import bundled_for, load_checkpoint, record
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class CalibrateConfig:
-    """What to calibrate, and how. Settings of the planner are those it will be used with."""
+    """What to calibrate. Planner and agent must have the settings of later use."""
+
+    SHORT: ClassVar = {"planner": "planner.name"}
 
     env: str
     """Gymnasium id, such as worldmodel/PushT-v0."""
@@ -52,28 +53,26 @@ class CalibrateConfig:
     """Arguments of the environment; default: the checkpoint's."""
     checkpoint: str | None = None
     """Bundled name or folder; default: the one bundled for the environment."""
-    planner: str = "cem"
-    """cem, mppi, cmaes or gradient."""
-    planner_options: dict[str, Any] = field(default_factory=dict)
-    """Options of the planner's class."""
-    samples: int | None = None
-    """Candidates per iteration; default: the checkpoint's."""
-    iterations: int | None = None
-    """Iterations; default: the checkpoint's."""
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    """Which planner searches. --planner mppi is short for --planner.name mppi."""
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    """How the agent plans and acts."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
     level: float = 0.05
-    """Share of episodes that may break the guardrail."""
+    """Share of episodes that may violate the guardrail."""
     episodes: int = 100
-    """Tasks per round."""
+    """Tasks of a round."""
     rounds: int = 2
-    """Each with the margin of the one before, the first with none."""
+    """Rounds; the first has no margin, each further one that of the round before."""
     budget_steps: int = 50
     """Environment steps of every episode."""
     goal_offset: int = 25
-    """How many environment steps ahead the goals lie (Push-T)."""
+    """How many environment steps ahead the goals lie, where the task samples goals so."""
     seed: int = 1000
-    """Of the first round's tasks; use others than you evaluate with."""
+    """Seed of the first round's tasks; evaluate with others."""
     across: bool = False
-    """Only tasks whose straight way from start to goal breaks the guardrail."""
+    """Only tasks whose straight line from start to goal violates the guardrail."""
     batch: int = 20
     """Episodes planned together."""
     out: Path | None = None
@@ -82,20 +81,26 @@ class CalibrateConfig:
     def __post_init__(self) -> None:
         if not self.guardrail:
             raise UserError("there is nothing to calibrate: give at least one --guardrail")
+        if self.agent.guardrails:
+            raise UserError("agent.guardrails is set: give the guardrails as --guardrail")
         for rule in parse_rules(self.guardrail):
             if rule.tier == 1:
                 raise UserError(f"guardrail {rule.text!r} is kept exactly: it needs no margin")
         for name in ("episodes", "rounds", "budget_steps", "batch"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        conformal_margin(np.zeros(self.episodes), self.level)  # whether they are enough
+        conformal_margin(np.zeros(self.episodes), self.level)  # raises if they are too few
 
 
 def conformal_margin(scores: Array, level: float) -> float:
-    """What a share of at most `level` of further scores exceeds, expected over draws like these.
+    """The bound that a further score exceeds with a probability of at most `level`.
+
+    Args:
+        scores: of the episodes of a round ``[n]``.
+        level: above 0 and below 1.
 
     Raises:
-        UserError: `level` is none, or the scores ``[n]`` are too few for it.
+        UserError: `level` is out of range, or the scores are too few for it.
     """
     if not 0 < level < 1:
         raise UserError(f"level is {level}: it must lie between 0 and 1")
@@ -109,81 +114,84 @@ def conformal_margin(scores: Array, level: float) -> float:
 
 
 def calibrate(config: CalibrateConfig) -> dict[str, Any]:
-    """Run the rounds of each guardrail; returns, and keeps with the checkpoint, what they found.
+    """Calibrate each guardrail and store the margins with the checkpoint.
+
+    Returns:
+        The margins, under the hash of all that they depend on.
 
     Raises:
-        UserError: the checkpoint is not for this environment, or anything else in `config`.
+        UserError: the checkpoint does not fit the environment, or another error in `config`.
     """
     checkpoint = config.checkpoint or bundled_for(config.env)
+    device = pick_device(config.device)
     model, encoder, info = load_checkpoint(checkpoint)
-    planner = make_planner(config.planner, **config.planner_options)
-    kwargs = config.env_kwargs or info.env_kwargs
+    parts = model.to(device), encoder.to(device), info
+
+    def make_agent(rule: str) -> Agent:
+        settings = dataclasses.replace(config.agent, guardrails=(rule,))
+        return Agent(*parts, config.planner.make(), settings)
+
+    env_kwargs = config.env_kwargs or info.env_kwargs
     count = min(config.batch, config.episodes)
-    envs = [make_env(config.env, kwargs, info.image_size) for _ in range(count)]
     found: dict[str, Any] = {}
-    try:
+    with env_copies(config.env, env_kwargs, info.image_size, count) as envs:
         check_fits(envs[0], info)
-        task = task_of(envs[0])
         for rule in parse_rules(config.guardrail):
             margin, rounds = 0.0, []
             for number in range(config.rounds):
-                text = f"{rule.bare},margin={margin!r}"
-                settings = AgentConfig(
-                    samples=config.samples, iterations=config.iterations, guardrails=(text,)
+                agent = make_agent(f"{rule.bare},margin={margin!r}")
+                scores, violated = _round(config, agent, envs, config.seed + number)
+                rounds.append(
+                    {
+                        "margin": margin,
+                        "seed": config.seed + number,
+                        "violation_per_episode": rate_interval(violated),
+                    }
                 )
-                agent = Agent(model, encoder, info, planner, settings)
-                (tried,) = agent.rules
-                allowed = functools.partial(permitted, [tried], task, across=config.across)
-                seed = config.seed + number
-                tasks = sample_tasks(envs[0], config.episodes, seed, config.goal_offset, allowed)
-                watch = Watch()
-                paths = run_agent(agent, envs, tasks, config.budget_steps, seed, watch=watch)
-                scores = episode_scores(tried, 0, task, paths, watch, agent.frameskip)
-                broken = tried.violation(task, np.stack(paths)).max(1) > 0
-                rounds.append({"margin": margin, "seed": seed, "broken": rate_interval(broken)})
                 margin = max(0.0, conformal_margin(scores, config.level))
-            found[agent.calibration_key(rule)] = {
-                "guardrail": rule.bare,
-                "margin": margin,
-                "level": config.level,
-                "episodes": config.episodes,
-                "planner": config.planner,
-                "across": config.across,
-                "rounds": rounds,
-            }
-    finally:
-        for env in envs:
-            env.close()
-    write_finding(checkpoint, "calibration", {**info.calibration, **found})
+            found[agent.calibration_key(rule)] = _entry(config, rule, margin, rounds)
+    record(checkpoint, calibration={**info.calibration, **found})
     return found
 
 
-def table(found: dict[str, Any]) -> str:
-    """What was found, as a Markdown table."""
-    rows = [
-        "| guardrail | level | margin | broken in the rounds before, at their margin |",
-        "|---" * 4 + "|",
-    ]
+def _round(
+    config: CalibrateConfig, agent: Agent, envs: list[gym.Env[Any, Any]], seed: int
+) -> tuple[Array, Array]:
+    """The score ``[n]`` of each episode of a round, and whether it violated the guardrail."""
+    (rule,) = agent.rules
+    task = task_of(envs[0])
+    allowed = functools.partial(permitted, [rule], task, across=config.across)
+    tasks = sample_tasks(envs[0], config.episodes, seed, config.goal_offset, allowed)
+    log = RolloutLog()
+    paths = run_agent(agent, envs, tasks, config.budget_steps, seed, log=log)
+    scores = prediction_gaps(rule, 0, task, paths, log, agent.frameskip)
+    return scores, rule.violation(task, np.stack(paths)).max(1) > 0
+
+
+def _entry(
+    config: CalibrateConfig, rule: Rule, margin: float, rounds: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What is stored of one guardrail."""
+    return {
+        "guardrail": rule.bare,
+        "margin": margin,
+        "level": config.level,
+        "episodes": config.episodes,
+        "planner": config.planner.name,
+        "across": config.across,
+        "rounds": rounds,
+    }
+
+
+def calibration_table(found: dict[str, Any]) -> str:
+    """The margins as a Markdown table."""
+    rows = ["| guardrail | level | margin | violated in the rounds before |", "|---" * 4 + "|"]
     for each in found.values():
         before = "; ".join(
-            f"{100 * r['broken']['rate']:.1f} % with the margin {r['margin']:.4f}"
+            f"{100 * r['violation_per_episode']['rate']:.1f} % with margin {r['margin']:.4f}"
             for r in each["rounds"]
         )
         rows.append(
             f"| {each['guardrail']} | {each['level']:g} | {each['margin']:.4f} | {before} |"
         )
     return "\n".join(rows)
-
-
-@run_command
-def main(argv: list[str] | None = None) -> None:
-    """Calibrate, print a table, keep the margins."""
-    config = parse_config(
-        CalibrateConfig, argv, "worldmodel.calibrate", "Set the margins of guardrails."
-    )
-    if config.out is not None and not config.out.parent.is_dir():
-        raise UserError(f"cannot write {config.out}: there is no folder {config.out.parent}")
-    found = calibrate(config)
-    if config.out is not None:
-        atomic_write_json(config.out, found)
-    print(table(found))

@@ -1,5 +1,5 @@
-"""Pictures of episodes: reality beside the goal, what the plan imagines below them, and how far it
-is from the goal all along. As a GIF and as an MP4."""
+"""Animations of episodes, as GIF and MP4: camera images beside the goal, the frames that the plan
+imagines below them, and the latent distance to the goal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from envs.task import task_of
+from worldmodel.control.guardrails import Rule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,9 +32,15 @@ FONT = ImageFont.load_default(size=12)
 
 
 class Imagination(NamedTuple):
-    """What a plan expected when it was made: in environment step `step`, frames
-    ``[T, H, W, 3]``, `every` so many steps, whether it kept the guardrails, and where it expected
-    the robot to be, in shares of the image ``[T, 2]``, where that is known."""
+    """What a plan predicted.
+
+    Attributes:
+        step: the environment step in which it was made.
+        frames: predicted images ``[T, H, W, 3]``.
+        every: environment steps between two of them.
+        feasible: whether it satisfied the guardrails.
+        robot: predicted positions of the robot, as fractions of the image ``[T, 2]``, or None.
+    """
 
     step: int
     frames: Array
@@ -43,17 +53,19 @@ class Imagination(NamedTuple):
 class Film:
     """An episode, for people to look at.
 
-    frames: what the camera saw, uint8 ``[H, W, 3]``, before the first step and after each.
-    goal: what it should look like.
-    label: written below the goal.
-    first_success: the step in which it was reached, as the judge says.
-    regions: of guardrails: polygons ``[n, 2]`` in shares of the image, and whether to shade them.
-    interventions, surprises: steps in which a guardrail stepped in, or something was unexpected.
-    imagined: what each plan expected.
-    distances: latent distance to the goal, at steps ``[n, 2]``: step, distance.
-    clearances: how far the plan made at a step stays from breaking a guardrail, ``[n, 2]``; below
-        0 it would break one.
-    unit: of clearances.
+    Attributes:
+        frames: camera images, uint8 ``[H, W, 3]``, before the first step and after each.
+        goal: goal image.
+        label: text below the goal.
+        first_success: the step in which the goal was reached, or None.
+        regions: of guardrails: polygons ``[n, 2]`` in fractions of the image, and whether to shade
+            them.
+        interventions: steps in which a guardrail changed the action.
+        surprises: steps with a surprise.
+        imagined: what each plan predicted.
+        distances: steps and latent distances to the goal.
+        clearances: steps and predicted distances from a violation; below 0 is a violation.
+        unit: of clearances.
     """
 
     frames: Sequence[Array]
@@ -75,8 +87,8 @@ class Film:
 
 
 def animate(film: Film) -> list[Image.Image]:
-    """The pictures of an animation, 2 * SIDE pixels wide: one for each step, of a long episode
-    evenly spaced ones."""
+    """The pictures of an animation, 2 * SIDE pixels wide: one a step, or MOST_FRAMES evenly spaced
+    ones of a longer episode."""
     tile = min(TILE, (2 * SIDE) // max(1, max((len(i.frames) for i in film.imagined), default=1)))
     strip = tile + 20 if film.imagined else 0
     chart = Chart(lambda axes: _draw_progress(axes, film)) if len(film.distances) > 1 else None
@@ -128,12 +140,12 @@ def _progress(draw: ImageDraw.ImageDraw, film: Film, step: int) -> None:
 
 
 def _strip(picture: Image.Image, plan: Imagination, step: int, tile: int, top: int) -> None:
-    """Draw side by side what a plan imagines; in the step in which it was made, with a frame."""
+    """Draw the frames that a plan imagines, with a border in the step in which it was made."""
     draw = ImageDraw.Draw(picture)
     if plan.feasible:
-        draw.text((6, top), f"what the plan of step {plan.step} imagines", fill=TEXT, font=FONT)
+        draw.text((6, top), f"imagined by the plan of step {plan.step}", fill=TEXT, font=FONT)
     else:
-        draw.text((6, top), "no plan keeps the guardrails: it brakes", fill=WARNING, font=FONT)
+        draw.text((6, top), "no feasible plan: the robot brakes", fill=WARNING, font=FONT)
     for k, frame in enumerate(plan.frames):
         x = k * tile
         picture.paste(scaled(frame, tile - 2), (x + 1, top + 19))
@@ -148,8 +160,25 @@ def _strip(picture: Image.Image, plan: Imagination, step: int, tile: int, top: i
         draw.rectangle((0, top + 18, len(plan.frames) * tile - 1, top + 16 + tile), outline=ALARM)
 
 
+def guardrail_regions(env: gym.Env[Any, Any], rules: Sequence[Rule]) -> list[tuple[Array, bool]]:
+    """The regions of guardrails and their margins, as polygons ``[n, 2]`` in fractions of the
+    image, and whether to shade them. None of them where the task has no `in_image`."""
+    in_image = task_of(env).in_image
+    outlines = [
+        (outline, shaded)
+        for rule in rules
+        for outline, shaded in (
+            (rule.outline(), rule.kind == "no_go"),
+            (rule.margin_outline(), False),
+        )
+        if outline is not None
+    ]
+    drawn = [(in_image(outline), shaded) for outline, shaded in outlines]
+    return [(region, shaded) for region, shaded in drawn if region is not None]
+
+
 def draw_region(picture: Image.Image, region: Array, shaded: bool) -> None:
-    """Draw a polygon ``[n, 2]``, in shares of the image of reality, over that image."""
+    """Draw a polygon ``[n, 2]``, in fractions of the camera image, over that image."""
     half = picture.crop((0, 0, SIDE, SIDE))
     over = Image.new("RGBA", half.size, (0, 0, 0, 0))
     corners = [(float(x), float(y)) for x, y in SIDE * np.clip(region, -1, 2)]
@@ -159,7 +188,7 @@ def draw_region(picture: Image.Image, region: Array, shaded: bool) -> None:
 
 
 def _draw_progress(axes: Any, film: Film) -> None:
-    """The distance to the goal over all steps, and how far plans stay from guardrails."""
+    """Draw the latent distance to the goal, and the clearances of plans, over the steps."""
     axes.plot(*np.transpose(film.distances), "o-", ms=2.5, lw=1, color=ALARM)
     axes.set_ylabel("latent distance", fontsize=8, color=ALARM)
     axes.set_xlabel("step; grey: a new plan", fontsize=8)
@@ -178,8 +207,11 @@ def _draw_progress(axes: Any, film: Film) -> None:
 
 
 class Chart:
-    """A chart as wide as the pictures of an animation, which `draw` draws on its axes. A line marks
-    the moment of each picture."""
+    """A chart as wide as the pictures of an animation; a line marks the moment of each picture.
+
+    Args:
+        draw: draws on the axes.
+    """
 
     def __init__(self, draw: Callable[[Any], None]) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -194,7 +226,7 @@ class Chart:
         self.image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
 
     def paste(self, picture: Image.Image, moment: float) -> None:
-        """Put it at the bottom of a picture, `moment` of its x axis marked."""
+        """Paste it at the bottom of a picture, with a line at `moment` of the x axis."""
         top = picture.height - CHART
         picture.paste(self.image, (0, top))
         x = float(self.axes.transData.transform((moment, self.axes.get_ylim()[1]))[0])
@@ -204,7 +236,7 @@ class Chart:
 
 
 def as_gif(pictures: Sequence[Image.Image], fps: int = 10) -> bytes:
-    """An animation that stays at its end for a moment before it starts again."""
+    """The GIF of an animation, which stays at its end for 1.5 s before it starts again."""
     buffer = io.BytesIO()
     durations = [1000 // fps] * len(pictures)
     durations[-1] = 1500
@@ -215,14 +247,14 @@ def as_gif(pictures: Sequence[Image.Image], fps: int = 10) -> bytes:
 
 
 def as_png(figure: Figure, dpi: int = 120) -> bytes:
-    """A matplotlib figure."""
+    """The PNG of a matplotlib figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
 def as_mp4(pictures: Sequence[Image.Image], fps: int = 10) -> bytes:
-    """The same as a film."""
+    """The MP4 of an animation."""
     import av
 
     buffer = io.BytesIO()

@@ -55,7 +55,7 @@ def measure_outcomes(
     reached = np.array([[task.success(state, goal) for state in path[1:]] for path, goal in pairs])
     metrics = [task.metrics(path, goal) for path, goal in pairs]
     return Outcomes(
-        reached.any(1),
+        np.any(reached, 1),
         reached[:, -1],
         {name: np.array([each[name] for each in metrics]) for name in metrics[0]},
     )

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldmodel.agent import AgentConfig, PlannerConfig
 from worldmodel.errors import UserError
+from worldmodel.measure.ceiling import CeilingConfig
 from worldmodel.measure.evaluation import EvaluateConfig, evaluate
 from worldmodel.measure.film import ALARM, WARNING, as_png
 from worldmodel.measure.statistics import in_percent
@@ -72,16 +74,18 @@ def anytime(config: AnytimeConfig) -> dict[str, Any]:
                     config.env,
                     config.env_kwargs,
                     checkpoint,
-                    config.planner,
-                    samples=config.samples,
+                    PlannerConfig(config.planner),
+                    AgentConfig(
+                        samples=config.samples,
+                        budget_ms=limit,
+                        guardrails=tuple(config.guardrail),
+                    ),
                     episodes=config.episodes,
                     seed=config.seed,
                     budget_steps=config.budget_steps,
-                    guardrail=config.guardrail,
-                    budget_ms=limit,
                     batch=1,
                     random_episodes=0,
-                    ceiling_episodes=0,
+                    ceiling=CeilingConfig(episodes=0),
                     timed_plans=1,
                 )
             )

@@ -28,9 +28,10 @@ from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.control.guardrails import parse_rules, permitted
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import check_fits, make_env
-from worldmodel.measure.evaluation import Watch, kept, run_agent
 from worldmodel.measure.film import ALARM, WARNING, as_png
+from worldmodel.measure.guardrail_metrics import violation_metrics
 from worldmodel.measure.outcomes import measure_outcomes
+from worldmodel.measure.rollouts import RolloutLog, run_agent
 from worldmodel.measure.statistics import in_percent, mean_interval, rate_interval
 from worldmodel.measure.tasks import sample_tasks
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
@@ -169,13 +170,13 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
         tasks = sample_tasks(envs[0], config.episodes, config.seed, config.goal_offset, allowed)
         points = {}
         for name, agent in agents.items():
-            watch = Watch()
-            paths = run_agent(agent, envs, tasks, config.budget_steps, config.seed, watch=watch)
+            log = RolloutLog()
+            paths = run_agent(agent, envs, tasks, config.budget_steps, config.seed, log=log)
             outcomes = measure_outcomes(envs[0], paths, tasks)
             points[name] = {
                 "success": rate_interval(outcomes.success_any),
-                **kept(rules, task, paths, outcomes),
-                "stop_rate": mean_interval(np.mean(watch.stopped, 1)),
+                **violation_metrics(rules, task, paths, outcomes),
+                "stop_rate": mean_interval(np.mean(log.stopped, 1)),
             }
     finally:
         for env in envs:

@@ -11,6 +11,7 @@ within the page, which has no script.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import io
@@ -49,8 +50,8 @@ from worldmodel.models.checkpoint import (
     find_checkpoint,
     load_info,
 )
+from worldmodel.models.decoder import FILE as DECODER
 from worldmodel.models.decoder import how_trained
-from worldmodel.models.findings import DECODER
 from worldmodel.studies.page import assemble, missing, picture, plain, plot, table
 
 LOOKS = ((VERMILION, "o"), (BLUE, "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"))
@@ -236,7 +237,9 @@ def success(found: dict[str, tuple[str, dict[str, Any]]], ours: Sequence[str], m
                     chamfer += [] if prefix else [[name]]
                     chamfer.append([label, n, *map(mean, both)])
             if "guardrails" in result:
-                rules = "; ".join([*settings["guardrails"], *settings.get("judged", [])])
+                rules = "; ".join(
+                    [*settings.get("agent", settings)["guardrails"], *settings.get("judged", [])]
+                )
                 without = ", planned without them" if settings["unguarded"] else ""
                 rails.append([f"{name}\n{rules}{without}"])
                 rails.append([who[""][0], *kept(result["guardrails"])])
@@ -244,7 +247,7 @@ def success(found: dict[str, tuple[str, dict[str, Any]]], ours: Sequence[str], m
                 rails.append([who["ceiling_"][0], *kept(result["ceiling"]["guardrails"])])
             if "alarms" in result:
                 both = [result["alarms"][per] for per in ("per_step", "per_episode")]
-                alarms.append([name, f"{settings['alarm']:g}", *map(share, both)])
+                alarms.append([name, f"{settings['agent']['alarm']:g}", *map(share, both)])
             ms = [result["plan_ms"]["p50"], result["plan_ms"]["p99"], result["encode_ms"]["p50"]]
             counts = [result["model_calls_per_plan"], settings["threads"]]
             alike = (result["ceiling"] or {}).get("rank_correlation")
@@ -272,7 +275,7 @@ def parties(result: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     """Who worked on the tasks, under the prefix of their metrics: label, episodes, success at any
     time and at the end."""
     settings = result["settings"]
-    label = f"{result['planner']} {search_label(settings)}"
+    label = f"{result['planner']} {search_label(settings.get('agent', settings))}"
     who = {"": (label, result["episodes"], result["success_any"], result["success_final"])}
     if floor := result["random"]:
         who["random_"] = ("random actions", floor["episodes"], floor, floor["final"])
@@ -286,7 +289,7 @@ def parties(result: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
 def protocol(result: dict[str, Any], ours: Sequence[str]) -> str:
     """How an evaluation was made, in words."""
     settings, first, seeds = result["settings"], result["seed"], result["seeds"]
-    offset, rules = result["goal_offset"], settings.get("guardrails")
+    offset, rules = result["goal_offset"], settings.get("agent", settings).get("guardrails")
     said = [f"{result['budget_steps']} steps"]
     said.append(f"goals {offset} steps ahead" if offset else "random goals")
     said += [f"{key} {value}" for key, value in settings["env_kwargs"].items()]
@@ -573,7 +576,7 @@ def facts(run: str, folder: Path, info: CheckpointInfo) -> str:
         f"sha256 of {WEIGHTS}": hashlib.sha256(weights).hexdigest(),
         "encoder": f"{info.encoder}, frozen; images of {info.image_size} px",
         "hash of the encoder": info.encoder_hash,
-        "latents": f"{model.tokens} x {model.dim}, representation {model.representation}",
+        "latents": f"{model.tokens} x {model.dim}, projector {model.projector}",
         "predictor": f"{model.predictor}, depth {model.depth}, width {model.width}, "
         f"context {model.context}, frameskip {model.frameskip}",
         "training": "; ".join(told) or "not recorded",
@@ -598,7 +601,9 @@ def configuration(info: CheckpointInfo) -> str:
             return [cut(each) for each in value[:16]] + more
         return value
 
-    told = yaml.safe_dump(cut(info.config()), sort_keys=False, default_flow_style=None, width=100)
+    told = yaml.safe_dump(
+        cut(dataclasses.asdict(info)), sort_keys=False, default_flow_style=None, width=100
+    )
     summary = f"All of {CONFIG}; of lists of more than 16, these"
     return f"<details><summary>{summary}</summary>\n<pre>{escape(told)}</pre></details>\n"
 

@@ -113,8 +113,8 @@ def images(pixels: Array) -> Tensor:
 
 def fit(decoder: Decoder, z: Tensor, pixels: Array, config: TrainDecoderConfig) -> None:
     """Teach `decoder` what latents ``z [M, P, D]`` of frames ``[M, H, W, 3]`` look like."""
-    network = decoder.network
-    optimizer = torch.optim.Adam(network.parameters(), lr=config.lr or network.learning_rate)
+    painter = decoder.painter
+    optimizer = torch.optim.Adam(painter.parameters(), lr=config.lr or painter.RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     rng = np.random.default_rng(config.seed)
     bar: Progress[int]
@@ -123,9 +123,9 @@ def fit(decoder: Decoder, z: Tensor, pixels: Array, config: TrainDecoderConfig) 
             chosen = rng.integers(len(z), size=config.batch)
             truth = images(pixels[chosen])
             with torch.autocast("cpu", torch.bfloat16):
-                seen = network(z[chosen])
+                seen = painter(z[chosen])
             optimizer.zero_grad(set_to_none=True)
-            network.loss(seen, truth).backward()
+            painter.loss(seen, truth).backward()
             optimizer.step()
             schedule.step()
 

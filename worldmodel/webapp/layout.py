@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from nicegui import ui
 from numpy.typing import NDArray
 
-from worldmodel.measure.acting import Log
+from worldmodel.measure.episode import EpisodeLog
 from worldmodel.webapp import view
 from worldmodel.webapp.scenes import SceneChoice
 from worldmodel.webapp.session import LARGEST_UPLOAD, Session
@@ -67,7 +67,7 @@ class Layout:
                 upload = self._build_goal(events)
             with ui.column().classes("status grow gap-3"):
                 self.status = ui.html("", sanitize=False)
-                chart = ui.echart(view.chart_options(Log()), renderer="svg")
+                chart = ui.echart(view.chart_options(EpisodeLog()), renderer="svg")
                 self.chart = chart.classes("w-full h-64")
         with ui.column().classes("w-full gap-1 imagination"):
             self.imagination = _heading("Imagination")

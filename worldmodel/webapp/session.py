@@ -19,8 +19,9 @@ from worldmodel.cli.device import pick_device
 from worldmodel.control.guardrails import parse_rules
 from worldmodel.data.images import read_image
 from worldmodel.errors import UserError
-from worldmodel.measure.acting import Log, act_once, drawn_regions
 from worldmodel.measure.environments import check_fits, make_env
+from worldmodel.measure.episode import EpisodeLog, act_once
+from worldmodel.measure.film import guardrail_regions
 from worldmodel.measure.outcomes import episode_outcome
 from worldmodel.measure.tasks import sample_tasks
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
@@ -96,7 +97,7 @@ class Session:
         self._clear_run(info["state"])
 
     def _clear_run(self, state: Array) -> None:
-        self.log = Log(frames=[self.obs["pixels"]], states=[state])
+        self.log = EpisodeLog(frames=[self.obs["pixels"]], states=[state])
         self.agent: Agent | None = None
         self.imagined: Array | None = None
         self.path: Array | None = None
@@ -180,7 +181,7 @@ class Session:
 
     def regions(self) -> list[tuple[Array, bool]]:
         """Polygons ``[n, 2]`` of regions and their margins, and whether to shade each."""
-        return drawn_regions(self.env, parse_rules(self.guardrails))
+        return guardrail_regions(self.env, parse_rules(self.guardrails))
 
     # The run -------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from worldmodel.measure.acting import Log
+from worldmodel.measure.episode import EpisodeLog
 from worldmodel.measure.film import ALARM as BLUE
 from worldmodel.measure.film import WARNING as VERMILION
 from worldmodel.webapp.session import Session
@@ -70,7 +70,7 @@ def overlay(session: Session, corners: Sequence[Array] = ()) -> str:
     return "".join(shapes)
 
 
-def chart_options(log: Log) -> dict[str, Any]:
+def chart_options(log: EpisodeLog) -> dict[str, Any]:
     """ECharts options: latent distance over steps, and steps with a guardrail intervention."""
     line = [list(pair) for pair in zip(log.distance_steps, log.distances, strict=False)]
     mark = {"type": "scatter", "symbol": "triangle", "color": VERMILION}
