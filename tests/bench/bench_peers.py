@@ -1,15 +1,16 @@
-"""Milliseconds of one plan beside the field's libraries, in the same run. Ratios, never lone times.
+"""Milliseconds of one plan of other libraries and ours, in the same run.
 
     python tests/bench/bench_peers.py [--out out/peers.json] [--envs .cache/peers] [--full true]
 
-Each library is installed into a virtual environment of its own on first use (some GB each). Then,
-on the same number of threads and never two at once: the library, ours, the library, ours, ... One
-plan each, encoding not included, with equal samples, iterations and horizon. A ratio is the median
-of those of neighbours, so that what else the machine does cancels. How each library is called, and
-where its settings come from, is in `peers.py`.
+Each library is installed into a virtual environment of its own on first use (some GB each). Then
+the library and ours plan in turn, on the same number of threads: one plan each, encoding not
+included, with equal samples, iterations and horizon. A ratio is the median over neighbouring pairs,
+which cancels other load on the machine. `peers.py` calls the libraries, and says where their
+settings come from.
 
-A plan of DINO-WM takes minutes to hours on a CPU: a single iteration of few samples is timed, with
-two numbers of samples, to see that time is proportional to them; `--full true` times a whole plan.
+A plan of DINO-WM takes minutes to hours on a CPU. So a single iteration is timed with two small
+numbers of samples, which shows whether time is proportional to them; `--full true` times a whole
+plan.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ HORIZON = 5  # model steps, of 5 environment steps each, everywhere
 CHECKPOINTS = ("pusht", "pusht-fast", "maze")
 PRECISIONS = ("fp32", "bf16")
 
-# What pip is asked for, besides the torch that we use ourselves. The name comes first.
+# What pip installs, besides the version of torch that this project uses. The name comes first.
 REQUIREMENTS = {
     # Its package does not ask for the last two, but cannot be imported without them.
     "stable-worldmodel": (
@@ -50,12 +51,12 @@ REQUIREMENTS = {
     "pytorch-mppi": ("pytorch-mppi==0.9.1",),
 }
 
-Times = dict[tuple[int, int], list[float]]  #: (samples, iterations) -> milliseconds, a round each
+Times = dict[tuple[int, int], list[float]]  #: (samples, iterations) -> milliseconds of each round
 
 
 @dataclass(frozen=True)
 class PeersConfig:
-    """What to time, and how often."""
+    """Settings of the comparison."""
 
     out: Path = Path("out/peers.json")
     """File for all numbers."""
@@ -64,9 +65,9 @@ class PeersConfig:
     only: list[str] = field(default_factory=list)
     """Libraries to time, by default all; may be given again."""
     threads: int | None = None
-    """Of ours and theirs; default: OMP_NUM_THREADS, or one per CPU."""
+    """Threads of each library; default: OMP_NUM_THREADS, or one per CPU."""
     rounds: int = 3
-    """How often each is timed, in turn; plans of 300 x 30 once."""
+    """Number of times that each is timed; plans of 300 x 30 once."""
     few: tuple[int, int] = (4, 8)
     """Samples with which a single iteration of DINO-WM is timed."""
     full: bool = False
@@ -95,13 +96,13 @@ class PeersConfig:
 class Peer:
     """One comparison.
 
-    model: what it is called in the table.
-    package: whose.
-    case: what `peers.py` calls it.
+    model: its name in the table.
+    package: the library.
+    case: its name in `peers.py`.
     budgets: samples and iterations of a plan.
-    slow: too slow to be timed whole.
-    ours: our checkpoint -> who times it, and what `peers.py` calls it there.
-    alone: what `peers.py` calls the model without a planner, where both have the same model.
+    slow: whether a whole plan takes too long to be timed.
+    ours: our checkpoint -> the worker that times it, and its name in `peers.py`.
+    alone: name in `peers.py` of the model without a planner, where both use the same model.
     """
 
     model: str
@@ -157,10 +158,10 @@ def requirements(library: str) -> list[str]:
 
 
 def environment(library: str, envs: Path) -> Path:
-    """The Python of a library's environment, which is made and filled unless it is there.
+    """The Python of a library's environment, which is created on first use.
 
     Raises:
-        FailedError: it cannot be.
+        FailedError: it cannot be created.
     """
     folder, wanted = envs / library, requirements(library)
     python, done = folder / "bin" / "python", folder / "installed.json"
@@ -173,15 +174,16 @@ def environment(library: str, envs: Path) -> Path:
     ):
         made = subprocess.run(command, capture_output=True, text=True)
         if made.returncode:
-            said = (made.stderr + made.stdout).splitlines()
-            reasons = [line for line in said if line.startswith(("ERROR", "Error"))] or said[-1:]
+            output = (made.stderr + made.stdout).splitlines()
+            errors = [line for line in output if line.startswith(("ERROR", "Error"))]
+            reasons = errors or output[-1:]
             raise FailedError(f"could not be installed: {'; '.join(reasons[:2])}")
     atomic_write_json(done, wanted)
     return python
 
 
 class Worker:
-    """A process that plans when it is told to; see `peers.py`."""
+    """A process that plans on request; see `peers.py`."""
 
     def __init__(self, library: str, python: Path, envs: Path, threads: int) -> None:
         """`python`: that of its environment. What it prints goes to a file in `envs`."""
@@ -203,7 +205,7 @@ class Worker:
             FailedError: it cannot be answered.
         """
         assert self.process.stdin is not None and self.process.stdout is not None
-        time.sleep(0.02)  # threads of whoever was timed before wait for more work for a while
+        time.sleep(0.02)  # threads of the previous worker still spin for a while
         line = ""
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
@@ -232,20 +234,20 @@ class Worker:
 
 # ------------------------------------------------------------------------------------- arithmetic
 def scaled(ms: float, timed: tuple[int, int], budget: tuple[int, int]) -> float:
-    """Milliseconds of a plan with a budget, samples and iterations, of those of a smaller one:
-    proportional to both."""
+    """Milliseconds of a plan with a budget (samples, iterations), in proportion to those of a
+    smaller budget."""
     return ms * (budget[0] * budget[1]) / (timed[0] * timed[1])
 
 
 def bend(few: Times) -> float:
-    """By how much a sample takes longer where more are timed at once: 0 if time is proportional to
-    samples, 0.1 for 10 % more."""
+    """By how much longer a sample takes in the larger batch: 0 if time is proportional to samples,
+    0.1 for 10 % more."""
     (small, large) = (np.median(few[key]) / (key[0] * key[1]) for key in sorted(few))
     return float(large / small - 1)
 
 
 def row(peer: Peer, precision: str, budget: tuple[int, int], found: dict[str, Any]) -> dict:
-    """One line of the table, of what `rounds` found."""
+    """One row of the table, from the result of `rounds`."""
     theirs: Times = found["peer"]
     timed = budget if budget in theirs else max(theirs)
     ms = [scaled(each, timed, budget) for each in theirs[timed]]
@@ -273,7 +275,7 @@ def row(peer: Peer, precision: str, budget: tuple[int, int], found: dict[str, An
         if len(theirs) > 1:
             line["bend"] = bend(theirs)
     for checkpoint, times in found["ours"].items():
-        # What is timed once is paired with the first of the others.
+        # A single timing is paired with the first of the others.
         pairs = list(zip(ms, times[budget], strict=False))
         line["ours"][checkpoint] = {
             "ms": float(np.median(times[budget])),
@@ -293,7 +295,7 @@ def row(peer: Peer, precision: str, budget: tuple[int, int], found: dict[str, An
 def rounds(
     peer: Peer, precision: str, config: PeersConfig, workers: dict[str, Worker]
 ) -> dict[str, Any]:
-    """Theirs and ours in turn: milliseconds of each, sizes, and the ceiling of the moment."""
+    """Time theirs and ours in turn: milliseconds, sizes, and the ceiling of each round."""
     timed = list(peer.budgets)
     if peer.slow:
         timed = timed[:1] if config.full else [(samples, 1) for samples in config.few]
@@ -316,13 +318,13 @@ def rounds(
 
     turns = 1 if peer.slow and config.full else config.rounds
     if peer.alone:
-        turns *= 10  # short, and what is looked for is a small difference
-    once = peer.budgets[1:]  # the longer plans: enough to see that they are proportionally longer
+        turns *= 10  # plans are short, and the difference is small
+    once = peer.budgets[1:]  # longer plans are timed once
     for turn in range(turns):
         answer = workers["ours"].ask(case="products", precision=precision)
         found["ceiling"].append(answer["flops_per_s"])
         for mine, other in itertools.zip_longest(peer.budgets, timed):
-            if other and not (turn and other in once):  # first, for if it fails
+            if other and not (turn and other in once):  # first, because it may fail
                 found["size"] = ask(peer.package, peer.case, other, theirs)
             if mine and not (turn and mine in once):
                 for name, (who, case) in peer.ours.items():
@@ -333,7 +335,7 @@ def rounds(
 
 
 def time_all(config: PeersConfig, threads: int) -> Iterator[list[dict[str, Any]]]:
-    """Every library, one after the other: rows of one model in one precision at a time."""
+    """Time every library: yields the rows of one model in one precision."""
     with Worker("ours", Path(sys.executable), config.envs, threads) as ours:
         try:
             for name, precision in itertools.product(CHECKPOINTS, PRECISIONS):
@@ -350,8 +352,8 @@ def time_all(config: PeersConfig, threads: int) -> Iterator[list[dict[str, Any]]
             peers = [peer for peer in PEERS if peer.package == library]
             for peer, precision in itertools.product(peers, PRECISIONS):
                 if python is not None:
-                    said = f"timing {peer.model} of {library} in {precision} ..."
-                    print(said, file=sys.stderr, flush=True)
+                    doing = f"timing {peer.model} of {library} in {precision} ..."
+                    print(doing, file=sys.stderr, flush=True)
                     try:
                         with Worker(library, python, config.envs, threads) as theirs:
                             found = rounds(peer, precision, config, {"ours": ours, library: theirs})
@@ -359,31 +361,31 @@ def time_all(config: PeersConfig, threads: int) -> Iterator[list[dict[str, Any]]
                         continue
                     except FailedError as error:
                         reason = str(error)
-                told = {"model": peer.model, "library": library, "precision": precision}
-                yield [told | {"error": reason}]
+                case = {"model": peer.model, "library": library, "precision": precision}
+                yield [case | {"error": reason}]
 
 
 # ------------------------------------------------------------------------------------------ table
 def shown(value: float) -> str:
-    """Milliseconds or a ratio, as many digits as mean something."""
+    """Milliseconds or a ratio, to three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as a Markdown table, and what there is to say about it."""
+    """The result as a Markdown table, followed by notes."""
     rows = result["rows"]
-    ceilings: dict[str, float] = {}  # the best moment of the whole run
+    ceilings: dict[str, float] = {}  # the best of the whole run
     for r in rows:
         if "error" not in r:
-            seen = ceilings.get(r["precision"], 0.0)
-            ceilings[r["precision"]] = max(seen, r["ceiling_flops_per_s"])
-    told = [f"{value / 1e9:,.0f} GFLOP/s in {name}" for name, value in ceilings.items()]
+            best = ceilings.get(r["precision"], 0.0)
+            ceilings[r["precision"]] = max(best, r["ceiling_flops_per_s"])
+    products = [f"{value / 1e9:,.0f} GFLOP/s in {name}" for name, value in ceilings.items()]
     heads = ["model", "library", "parameters", "tokens per frame", "precision"]
     heads += ["samples x iterations x horizon", "ms per plan", "of the ceiling"]
     heads += [head for name in CHECKPOINTS for head in (f"our {name}, ms", "theirs / ours")]
     lines = [
         f"{result['threads']} threads, torch {result['torch']}, encoding not included; matrix "
-        f"products in the same run: {', '.join(told) or 'not timed'}",
+        f"products in the same run: {', '.join(products) or 'not timed'}",
         "",
         f"| {' | '.join(heads)} |",
         "|---" * len(heads) + "|",
@@ -420,7 +422,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def source(line: dict[str, Any]) -> str:
-    """What a row's time was scaled from, in brackets, if it was."""
+    """For scaled times: the budget that was timed, in brackets."""
     if "scaled_from" not in line:
         return ""
     samples, iterations = line["scaled_from"].values()
@@ -428,33 +430,33 @@ def source(line: dict[str, Any]) -> str:
 
 
 def remarks(line: dict[str, Any], who: str) -> list[str]:
-    """What there is to say of a row, below the table."""
-    said = []
+    """Notes on a row, below the table."""
+    notes = []
     if "bend" in line:
         a_sample = ", ".join(
             f"{shown(float(np.median(each['ms_rounds'])) / each['samples'])} ms with "
             f"{each['samples']}"
             for each in line["timed"]
         )
-        doubt = "" if abs(line["bend"]) < 0.15 else ": not proportional, so time it anew"
-        said.append(f"{who}: each sample takes {a_sample} at once ({line['bend']:+.1%}){doubt}")
+        doubt = "" if abs(line["bend"]) < 0.15 else ": not proportional, so time it again"
+        notes.append(f"{who}: each sample takes {a_sample} at once ({line['bend']:+.1%}){doubt}")
     if "alone_ms" in line:
         (mine,) = line["ours"].values()
-        said.append(
+        notes.append(
             f"{who}: rollout and cost alone take {shown(line['alone_ms'])} ms, which leaves "
             f"{shown(line['sampler_ms'])} ms to theirs and {shown(mine['sampler_ms'])} ms to ours"
         )
-    return said
+    return notes
 
 
 @run_command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Install what is missing, time, write the file, print the table."""
+    """Install missing libraries, time them, write the result, print the table."""
     config = parse_config(
         PeersConfig,
         None if argv is None else list(argv),
         "tests.bench.bench_peers",
-        "Milliseconds of one plan beside the field's libraries, in the same run.",
+        "Milliseconds of one plan of other libraries and ours, in the same run.",
     )
     threads = config.threads
     if threads is None:
@@ -467,7 +469,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         result |= {"rounds": config.rounds, "rows": []}
         for rows in time_all(config, threads):
             result["rows"] += rows
-            atomic_write_json(config.out, result)  # what is done is kept, whatever comes
+            atomic_write_json(config.out, result)  # after each model, in case the run ends early
     print(table(result))
     print(f"wrote {config.out}")
 

@@ -1,9 +1,9 @@
-"""The same in every commit, to compare them: plans, the encoder, training, environments.
+"""Speed of plans, the encoder, training and environments, to compare commits.
 
     pip install '.[bench]' && pytest tests/bench/bench_speed.py
 
-`--benchmark-save before` and `--benchmark-compare` set two commits side by side. How much of what
-the machine can do that takes, and tables for people, are `python -m worldmodel.bench`.
+`--benchmark-save before` and `--benchmark-compare` compare two commits. For tables with the
+machine's ceiling, run `python -m worldmodel.studies bench`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""What is timed by `bench_peers.py`: one library in one process, which plans when it is told to.
+"""The worker processes of `bench_peers.py`: each plans with one library, on request.
 
     python tests/bench/peers.py torch-world
 
-Runs in that library's own environment (``ours`` in this one). It reads a request a line from
+Runs in that library's own environment (``ours`` in this one). It reads one request per line from
 standard input, ``{"case": "DINOWM", "precision": "bf16", "samples": 4, "iterations": 1, "horizon":
-5}``, and answers each with a line of JSON. Weights of the peers are random, and so are the latents
-they plan from: their time depends on neither. Nothing is encoded, as `bench_speed.py` has it: that
-happens once per plan.
+5}``, and answers with one line of JSON. Weights and latents of the peers are random, since time
+depends on neither. Encoding is not included: it happens once per plan.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ BF16 = torch.bfloat16
 
 @dataclass(frozen=True)
 class Case:
-    """Something that plans.
+    """A model and a planner.
 
-    modules: what runs during a plan.
-    tokens: of a frame: how many, and how wide.
-    prepare: (samples, iterations, horizon) -> the plan, ready to be made and timed.
+    modules: the parts of the model that run during a plan.
+    tokens: number and width of a frame's tokens.
+    prepare: (samples, iterations, horizon) -> a function that plans once.
     """
 
     modules: tuple[nn.Module, ...]
@@ -45,14 +44,14 @@ class Case:
 
 
 def elites(samples: int) -> int:
-    """30 of 300, as all three publish it; where fewer are timed, two at least, for a spread."""
+    """30 of 300, as all three publish; at least 2, so that there is a standard deviation."""
     return max(2, samples // 10)
 
 
 # ------------------------------------------------------------------------------------------- ours
 @functools.cache
 def agent(checkpoint: str, horizon: int, precision: str) -> Any:
-    """One that stands at the beginning of an episode and knows its goal."""
+    """An agent at the start of an episode, with a goal."""
     from worldmodel.agent import AgentConfig, make_planner
     from worldmodel.models.checkpoint import load_checkpoint
     from worldmodel.studies.bench_parts import placed
@@ -62,8 +61,8 @@ def agent(checkpoint: str, horizon: int, precision: str) -> Any:
 
 
 def ours(checkpoint: str, precision: str, planner: str = "cem") -> Case:
-    """A bundled checkpoint and a planner, as they ship. The plan includes what ours do besides
-    searching: staying idle is tried, and what is returned was rolled out once more."""
+    """A bundled checkpoint and a planner, as they ship. The plan includes the hold action and the
+    final verification."""
     import planners
 
     model = agent(checkpoint, 5, precision).model
@@ -79,7 +78,7 @@ def ours(checkpoint: str, precision: str, planner: str = "cem") -> Case:
 
 # ----------------------------------------------------------------------------- stable-worldmodel
 class Encoded(nn.Module):
-    """In place of an encoder: tokens that are there already, a class token before them."""
+    """Stands in for an encoder: returns fixed tokens, after a class token."""
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
@@ -90,7 +89,7 @@ class Encoded(nn.Module):
 
 
 def stable_worldmodel(model: str, precision: str) -> Case:
-    """PreJEPA, which is what the library calls DINO-WM, or LeWM, with the library's CEMSolver."""
+    """PreJEPA (the library's name for DINO-WM) or LeWM, with the library's CEMSolver."""
     import gymnasium as gym
     from stable_worldmodel.policy import PlanConfig
     from stable_worldmodel.solver import CEMSolver
@@ -154,7 +153,7 @@ def stable_worldmodel(model: str, precision: str) -> Case:
         seen = (1, width)
     made = made.eval().requires_grad_(False)
     # Its scripts/plan/eval_wm.py casts the weights and plans under autocast. PreJEPA of 0.1.1
-    # cannot be cast: its encoder of proprio is always given float32. So that is autocast only.
+    # cannot be cast, because its encoder of proprio always gets float32: autocast only.
     if precision == "bf16" and model == "LeWM":
         made = made.to(BF16)
     image = torch.zeros(1, 1, 3, 224, 224)
@@ -162,7 +161,7 @@ def stable_worldmodel(model: str, precision: str) -> Case:
 
     def prepare(samples: int, iterations: int, horizon: int) -> Callable[[], object]:
         nonlocal step
-        step += 1  # it keeps what it encoded for as long as the episode and the step are the same
+        step += 1  # it caches its encodings while episode and step stay the same
         # CEMSolver's own defaults are 300 samples, 30 steps, 30 elites and a variance of 1, as in
         # scripts/plan/config/solver/cem.yaml; plan_config of scripts/plan/config/pusht.yaml.
         solver = CEMSolver(made, num_samples=samples, n_steps=iterations, topk=elites(samples))
@@ -189,7 +188,7 @@ def stable_worldmodel(model: str, precision: str) -> Case:
 
 # ------------------------------------------------------------------------------------ torch-world
 def torch_world(model: str, precision: str) -> Case:
-    """DINOWM or LeWM with the library's CEM; all of its classes' defaults are kept."""
+    """DINOWM or LeWM with the library's CEM, with all defaults of its classes."""
     from torch_world.models import DINOWM, LeWM
     from torch_world.planning import CEM
 
@@ -208,10 +207,10 @@ def torch_world(model: str, precision: str) -> Case:
         seen = (1, made.pos_embed.shape[-1])
         shape = seen[1:]
     made = made.eval().requires_grad_(False)
-    # Cast weights, which its CEM samples for, are faster here than autocast or than both.
+    # Cast weights are faster here than autocast, or than both; its CEM samples in their type.
     dtype = BF16 if precision == "bf16" else torch.float32
     made = made.to(dtype)
-    # One frame of context, as in the README's quick start: then the same work as in the others.
+    # One frame of context, as in its README's quick start, and as in the others.
     now, goal = torch.randn(1, 1, *shape, dtype=dtype), torch.randn(1, *shape, dtype=dtype)
 
     def prepare(samples: int, iterations: int, horizon: int) -> Callable[[], object]:
@@ -225,7 +224,7 @@ def torch_world(model: str, precision: str) -> Case:
 # ----------------------------------------------------------------------------------- pytorch-mppi
 def pytorch_mppi(case: str, precision: str) -> Case:
     """The sampler alone. ``theirs pusht`` is its MPPI with our predictor as dynamics and our cost
-    at the end, ``ours pusht`` our planner, ``alone pusht`` only what both ask of the model."""
+    as terminal cost, ``ours pusht`` our planner, ``alone pusht`` only rollouts and costs."""
     what, _, checkpoint = case.partition(" ")
     if what == "ours":
         return ours(checkpoint, precision, "mppi")
@@ -251,10 +250,10 @@ def pytorch_mppi(case: str, precision: str) -> Case:
 
 
 def mppi_around(robot: Any, samples: int) -> Callable[[], object]:
-    """One iteration of pytorch-mppi's MPPI. Its state is a vector: here the latents, proprio and
-    actions that the predictor sees.
+    """One iteration of pytorch-mppi's MPPI. Its state is a vector: here latents, proprio and
+    actions of the predictor's context.
 
-    Raises RuntimeError where what it minimises is not what our planners minimise.
+    Raises RuntimeError where its costs differ from those of our planners.
     """
     from pytorch_mppi import MPPI
 
@@ -304,11 +303,11 @@ def mppi_around(robot: Any, samples: int) -> Callable[[], object]:
             return control.command(start, shift_nominal_trajectory=False)
 
     command()
-    with torch.no_grad():  # what it saw, beside our rollout and cost of the same actions
+    with torch.no_grad():  # compare with our rollout and cost of the same actions
         expected = problem.cost(problem.rollout(control.actions), control.actions)
         found = at_the_end(control.states, control.actions)
     if not torch.allclose(found, expected, rtol=0.02, atol=1e-3):
-        raise RuntimeError("our predictor within pytorch-mppi imagines something else than outside")
+        raise RuntimeError("our predictor predicts something else inside pytorch-mppi than outside")
     return command
 
 
@@ -322,13 +321,13 @@ LIBRARIES: dict[str, Callable[[str, str], Case]] = {
 
 
 def flops(case: Case, horizon: int) -> float:
-    """Operations in matrix products (a multiplication and an addition are two) of one sample in one
-    iteration: what one more sample adds, so that what is done once per plan does not count."""
+    """Operations in matrix products (a multiplication and an addition are two) that one more sample
+    adds to an iteration. Work that is done once per plan does not count."""
 
     def attention(q: Any, k: Any, v: Any, *_: object, **__: object) -> int:
         return int(sdpa_flop_count(q, k, v))
 
-    # PyTorch's counter does not know the kernel that CPUs have for it.
+    # PyTorch's counter does not know the CPU's attention kernel.
     known = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
     totals = []
     for samples in (2, 3):
@@ -341,7 +340,7 @@ def flops(case: Case, horizon: int) -> float:
 
 @functools.cache
 def described(library: str, case: str, precision: str, horizon: int) -> dict[str, Any]:
-    """A case, with its size; asking again is free."""
+    """A case and its size; cached."""
     made = LIBRARIES[library](case, precision)
     parameters = sum(p.numel() for module in made.modules for p in module.parameters())
     size = {"parameters": parameters, "tokens": made.tokens, "flops": flops(made, horizon)}
@@ -350,12 +349,12 @@ def described(library: str, case: str, precision: str, horizon: int) -> dict[str
 
 @functools.cache
 def warmed(library: str, case: str, precision: str, samples: int, horizon: int) -> None:
-    """One iteration of that many samples, untimed: memory and kernels are then there."""
+    """One untimed iteration of that many samples, which allocates memory and loads kernels."""
     described(library, case, precision, horizon)["case"].prepare(samples, 1, horizon)()
 
 
 def products(precision: str, size: int = 2048) -> float:
-    """Operations a second of products of two square matrices, the best of five: the ceiling."""
+    """The ceiling: operations per second of a product of two square matrices, best of five."""
     a = torch.randn(size, size, dtype=BF16 if precision == "bf16" else torch.float32)
     spent = []
     for _ in range(6):
@@ -366,7 +365,7 @@ def products(precision: str, size: int = 2048) -> float:
 
 
 def answer(library: str, request: dict[str, Any]) -> dict[str, Any]:
-    """What a request asks for: the ceiling, or one plan's milliseconds and its model's size."""
+    """The answer to a request: the ceiling, or one plan's milliseconds and its model's size."""
     if request["case"] == "products":
         return {"flops_per_s": products(request["precision"])}
     case, precision, horizon = request["case"], request["precision"], request["horizon"]
@@ -380,15 +379,15 @@ def answer(library: str, request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     (library,) = sys.argv[1:]
-    replies = os.fdopen(os.dup(1), "w")  # libraries print, too: that goes to standard error
+    replies = os.fdopen(os.dup(1), "w")  # libraries also print: that goes to standard error
     os.dup2(2, 1)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     for line in sys.stdin:
         try:
             reply = {"torch": torch.__version__, **answer(library, json.loads(line))}
-        except Exception as error:  # whatever a library may raise: the row says so
+        except Exception as error:  # a library may raise anything: its row shows it
             reply = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
-        with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+        with contextlib.suppress(BrokenPipeError):  # the parent has ended
             print(json.dumps(reply), file=replies, flush=True)
 
 
