@@ -1,4 +1,4 @@
-"""The environments: exact, repeatable, physical, and honest about bad input."""
+"""The environments: exact resets, repeatability, physics, errors."""
 
 from __future__ import annotations
 
@@ -45,9 +45,7 @@ def explore(env: gym.Env[Any, Any], seed: int, steps: int) -> tuple[list[Any], l
 
 # ------------------------------------------------------------------------------------ Gymnasium
 @each
-def test_gymnasiums_checker_has_nothing_to_say(
-    make: Make, name: str, kwargs: dict[str, Any]
-) -> None:
+def test_gymnasiums_checker_passes(make: Make, name: str, kwargs: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(make(name, **kwargs).unwrapped)
@@ -137,7 +135,7 @@ def test_reset_restores_a_state_exactly(make: Make, name: str, kwargs: dict[str,
         np.testing.assert_array_equal(obs["pixels"], seen[t][0]["pixels"])
 
 
-def test_giving_the_state_leaves_the_goal_alone(make: Make) -> None:
+def test_a_given_state_does_not_change_the_goal(make: Make) -> None:
     env = make("PushT", image_size=32)
     _, plain = env.reset(seed=4)
     state = np.array([0.1, 0.1, 0.3, 0.3, 0, 0, 0, 0, 0, 0])
@@ -154,8 +152,8 @@ def test_a_maze_continues_exactly_from_a_state_in_motion(make: Make) -> None:
 
 
 def test_push_t_follows_the_original_closely_from_a_state_in_motion(make: Make) -> None:
-    """How deep the block's feet have sunk is not part of the state, and contact magnifies what is
-    left out. So: nearly always close, rather than equal."""
+    """The state leaves out how deep the block's feet have sunk, and contact magnifies the
+    difference. So the replay is nearly always close, not equal."""
     env = make("PushT", image_size=32)
     world: Any = env.unwrapped
     errors = []
@@ -169,7 +167,7 @@ def test_push_t_follows_the_original_closely_from_a_state_in_motion(make: Make) 
 
 
 @each
-def test_physics_is_step_without_pictures(make: Make, name: str, kwargs: dict[str, Any]) -> None:
+def test_physics_is_step_without_rendering(make: Make, name: str, kwargs: dict[str, Any]) -> None:
     env = make(name, image_size=32, **kwargs)
     actions, seen = explore(env, 3, 20)
     start = seen[12][1]["state"]
@@ -180,7 +178,7 @@ def test_physics_is_step_without_pictures(make: Make, name: str, kwargs: dict[st
 
 
 @each
-def test_imagining_states_does_not_disturb_the_episode(
+def test_physics_and_rendering_do_not_disturb_the_episode(
     make: Make, name: str, kwargs: dict[str, Any]
 ) -> None:
     env, spied = make(name, **kwargs), make(name, **kwargs)
@@ -209,7 +207,7 @@ def test_render_state_shows_that_state(make: Make) -> None:
 
 # ------------------------------------------------------------------------------------ variations
 @each
-def test_variations_change_the_look_or_the_friction_alone_and_until_the_next_reset(
+def test_variations_change_only_look_or_friction_until_the_next_reset(
     make: Make, name: str, kwargs: dict[str, Any]
 ) -> None:
     env = make(name, **kwargs)
@@ -232,7 +230,7 @@ def test_variations_change_the_look_or_the_friction_alone_and_until_the_next_res
     np.testing.assert_array_equal(world.physics(info["state"], np.stack(actions)), path)
 
 
-def test_several_variations_at_once_and_each_episode_its_own(make: Make) -> None:
+def test_variations_combine_and_differ_between_episodes(make: Make) -> None:
     env = make("PushT")
     both = {"variation": ["background", "object"]}
     first, second = (env.reset(seed=seed, options=both)[0]["pixels"] for seed in (0, 1))
@@ -246,7 +244,9 @@ def test_several_variations_at_once_and_each_episode_its_own(make: Make) -> None
 # ------------------------------------------------------------------------------------- bad input
 @each
 @pytest.mark.parametrize("action", [[np.nan, 0.0], [np.inf, 0.0], [0.0], [[0.0, 0.0]], 0.0])
-def test_an_action_that_is_none(make: Make, name: str, kwargs: dict[str, Any], action: Any) -> None:
+def test_invalid_actions_are_refused(
+    make: Make, name: str, kwargs: dict[str, Any], action: Any
+) -> None:
     env = make(name, image_size=16, disable_env_checker=True, **kwargs)
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"expected \d finite numbers"):
@@ -276,7 +276,7 @@ def test_actions_are_clipped_to_their_bounds(make: Make, name: str, kwargs: dict
         ("Maze", {"variation": ["light", "friction"]}, "MazeEnv has no variation 'friction'"),
     ],
 )
-def test_reset_options_that_make_no_sense(
+def test_bad_reset_options_are_refused(
     make: Make, name: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -294,13 +294,13 @@ def test_reset_options_that_make_no_sense(
         (lambda: explorer(gym.make("CartPole-v1"), "random", np.random.default_rng(0)), "Box"),
     ],
 )
-def test_arguments_that_make_no_sense(make_env: Any, message: str) -> None:
+def test_bad_arguments_are_refused(make_env: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_env()
 
 
 def test_rendering_does_not_depend_on_what_was_imported_first() -> None:
-    """Gymnasium's checker imports mujoco before we can choose its OpenGL library."""
+    """Gymnasium's checker imports mujoco before the environment can choose its OpenGL library."""
     code = (
         "import mujoco, gymnasium; env = gymnasium.make('envs:worldmodel/Maze-v0');"
         "print(env.reset(seed=0)[0]['pixels'].std() > 0); env.close()"
@@ -312,7 +312,7 @@ def test_rendering_does_not_depend_on_what_was_imported_first() -> None:
 
 # ------------------------------------------------------------------------------------- Push-T
 def push(world: Any, start: list[float], action: list[float], steps: int) -> np.ndarray:
-    """States of pushing from a pusher and block pose at rest."""
+    """States of a push, from pusher and block at rest."""
     states: np.ndarray = world.physics([*start, 0, 0, 0, 0, 0], np.tile(action, (steps, 1)))
     return states
 
@@ -508,7 +508,7 @@ def nearest(places: np.ndarray) -> float:
     return float((apart + np.eye(len(places))).min())
 
 
-def test_a_stroke_moves_what_lies_before_the_blade_and_nothing_else() -> None:
+def test_a_stroke_moves_only_chips_before_the_blade() -> None:
     world = GranularChipsEnv(chips=3, image_size=16)
     state = np.array([0.25, 0.25, 0.2, 0.2, 0.2, 0.22, 0.4, 0.4])
     path = world.physics(state, np.array([[0.15, 0.2, 0.3, 0.2]]))
@@ -530,7 +530,7 @@ def test_a_stroke_of_no_length_moves_nothing() -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6))
-def test_chips_stay_in_the_tray_and_apart(seed: int) -> None:
+def test_chips_stay_in_the_tray_and_do_not_overlap(seed: int) -> None:
     world = CHIPS
     rng = np.random.default_rng(seed)
     start = world.sample_state(rng)
@@ -541,8 +541,8 @@ def test_chips_stay_in_the_tray_and_apart(seed: int) -> None:
         assert nearest(places) > 0.6 * CHIP  # pressed into a corner, contacts give way
 
 
-def test_strokes_do_not_throw_chips_about() -> None:
-    """Pushing into a pile once made the solver explode: what is behind the blade stays there."""
+def test_strokes_do_not_eject_chips() -> None:
+    """Pushing into a pile once made the solver explode: chips behind the blade stay there."""
     rng = np.random.default_rng(0)
     world = GranularChipsEnv(start="pile", image_size=16)
     for _ in range(5):
@@ -603,14 +603,14 @@ def test_starts_and_goals(start: str, goal: str) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"chips": 0}, {"start": "heap"}, {"goal": "smile"}], ids=lambda w: next(iter(w))
 )
-def test_chips_that_cannot_be(wrong: dict[str, Any]) -> None:
+def test_bad_numbers_of_chips_are_refused(wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with pytest.raises(ValueError, match=f"{name} is .*choose"):
         GranularChipsEnv(**wrong)
 
 
 # -------------------------------------------------------------------------------------- policies
-def test_strokes_of_exploration_go_where_chips_are_and_wild_ones_anywhere(make: Make) -> None:
+def test_exploration_strokes_aim_at_chips_and_wild_ones_go_anywhere(make: Make) -> None:
     env = make("GranularChips", chips=5, image_size=16)
     touched: dict[str, list[bool]] = {"explore": [], "wild": []}
     longest = dict.fromkeys(touched, 0.0)

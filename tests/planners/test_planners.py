@@ -1,4 +1,4 @@
-"""What every planner promises, checked on problems whose answer is known."""
+"""Guarantees of every planner, on problems with known optima."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def plan(name: str, problem: Problem, seed: int = 0, **options: float) -> Plan:
 
 
 def as_latents(actions: Tensor) -> Trajectory:
-    """A world that is its actions: z [E, S, T, 1, A]."""
+    """A rollout that returns its actions: z [E, S, T, 1, A]."""
     return Trajectory(actions[..., None, :])
 
 
 def squared_distance(target: Tensor, scale: float = 1.0) -> Cost:
-    """To a target that broadcasts against [E, S, T, A]."""
+    """Squared distance to a target that broadcasts against [E, S, T, A]."""
     return lambda _, actions: scale * (actions - target).square().sum((-1, -2))
 
 
@@ -52,7 +52,7 @@ def quadratic(target: Tensor, horizon: int = 3, **changes: object) -> Problem:
 
 @dataclass
 class Recorder:
-    """A world that remembers every action it was shown."""
+    """A rollout that records every action."""
 
     seen: list[Tensor] = field(default_factory=list)
 
@@ -63,7 +63,7 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Disc:
-    """Keep out of a disc in the plane of z. What lies across the straight way is not convex."""
+    """Stay out of a disc in the plane of z: a feasible set that is not convex."""
 
     centre: tuple[float, float] = (0.5, 0.0)
     radius: float = 0.25
@@ -162,8 +162,8 @@ def test_one_action_of_one_number(name: str) -> None:
 
 
 @each_planner
-def test_doing_nothing_competes_where_it_is_best(name: str) -> None:
-    """With a search too small to find it, and a warm start that leads away."""
+def test_the_hold_action_wins_where_it_is_best(name: str) -> None:
+    """With a search too small to find it, and a warm start elsewhere."""
     away = torch.full((2, 3, 2), 0.8)
     few = Budget(samples=4, iterations=1)
     rest = torch.tensor([0.25, -0.5])
@@ -182,7 +182,7 @@ def test_doing_nothing_competes_where_it_is_best(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cem", "mppi"])
-def test_doing_nothing_draws_the_samples_towards_it(name: str) -> None:
+def test_the_hold_action_draws_samples_towards_it(name: str) -> None:
     """The optimum is next to rest, and too far from the warm start for so short a search."""
     rest, optimum = torch.zeros(2), torch.full((2,), 0.1)
     away = torch.full((4, 3, 2), 0.9)
@@ -333,7 +333,7 @@ def test_cem_returns_the_mean_of_the_elites_if_asked_and_if_it_is_safe() -> None
 
 @each_planner
 @pytest.mark.parametrize("seed", range(3))
-def test_goes_around_what_lies_straight_ahead(name: str, seed: int) -> None:
+def test_goes_around_an_obstacle(name: str, seed: int) -> None:
     problem = point(episodes=2)
     straight = torch.tensor([1 / 8, 0.0]).expand(2, 8, 2)
     assert not planners.verify(problem, straight).feasible.any()
@@ -359,7 +359,7 @@ def test_a_million_times_the_cost_changes_no_decision_about_safety(
 
 
 @each_planner
-def test_what_cannot_be_satisfied_is_reported_and_violated_least(name: str) -> None:
+def test_an_infeasible_problem_is_reported_and_violated_least(name: str) -> None:
     # Safe only below -2, out of the box; the cost pulls the other way, a million times over.
     impossible = Rule(lambda actions: actions[..., 0] + 2)
     problem = quadratic(torch.tensor([1.0]), guardrails=(impossible,))
@@ -392,7 +392,7 @@ def test_nan_from_a_guardrail_is_a_violation(name: str) -> None:
     assert found.feasible.all() and found.actions.max() <= 0.5
 
 
-def test_a_sequence_that_fails_its_last_check_gives_way_to_the_next() -> None:
+def test_a_sequence_that_fails_verification_is_replaced_by_the_next() -> None:
     def rule(actions: Tensor) -> Tensor:
         alone = actions.shape[1] == 1  # as if one sample alone were rounded differently
         return actions[..., 0] - (0.5 if alone else 0.7)
@@ -449,7 +449,7 @@ def test_nan_everywhere_is_no_plan(name: str) -> None:
 
 
 @each_planner
-def test_nan_that_the_cost_overlooks_is_no_plan(name: str) -> None:
+def test_nan_that_the_cost_ignores_is_no_plan(name: str) -> None:
     one = torch.ones(2)
     problem = Problem(
         lambda actions: Trajectory(actions[..., None, :], actions * math.nan),
@@ -470,7 +470,7 @@ def test_one_episode_of_nan_does_not_spoil_the_others(name: str) -> None:
 
 
 @each_planner
-def test_deadline_returns_what_is_verified(name: str) -> None:
+def test_a_plan_at_the_deadline_is_verified(name: str) -> None:
     world = Recorder()
     one = torch.ones(2)
     problem = Problem(world, squared_distance(one), -one, one, 3)
@@ -494,7 +494,7 @@ def test_deadline_in_the_middle_keeps_the_best_so_far(name: str) -> None:
 
 @dataclass
 class Clock:
-    """A world in which every sample takes a millisecond, and nothing else takes any time."""
+    """A clock by which every sample takes a millisecond and everything else no time."""
 
     now: float = 0.0
 
@@ -508,7 +508,7 @@ class Clock:
 
 @each_planner
 @pytest.mark.parametrize("budget_ms", [5, 30, 47, 200, 1000])
-def test_the_last_check_is_within_the_deadline(
+def test_the_verification_is_within_the_deadline(
     name: str, budget_ms: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
@@ -528,7 +528,7 @@ def test_the_last_check_is_within_the_deadline(
 
 
 @pytest.mark.parametrize("name", ["cem", "mppi"])
-def test_patience_ends_a_search_that_gets_nowhere(name: str) -> None:
+def test_patience_ends_a_search_without_progress(name: str) -> None:
     for scale in (1e-6, 1.0, 1e6):  # in whatever units
         problem = replace(
             quadratic(torch.tensor([0.3, -0.4])),
@@ -543,7 +543,7 @@ def test_patience_ends_a_search_that_gets_nowhere(name: str) -> None:
     assert endless.stop_reason == "iterations" and endless.model_calls > 64 * 3 * 40
 
 
-def test_patience_waits_while_nothing_keeps_the_guardrails() -> None:
+def test_patience_waits_while_nothing_is_feasible() -> None:
     wall = Rule(lambda actions: actions[..., 0] + 2)  # nothing can
     found = planners.make("cem").plan(
         quadratic(torch.tensor([0.3]), guardrails=(wall,)), Budget(8, 20, patience=2), seeded()
@@ -577,7 +577,7 @@ def test_stops_once_converged(name: str) -> None:
     assert found.actions.item() == 1
 
 
-def test_gradient_says_what_lacks_a_gradient() -> None:
+def test_a_function_without_gradient_is_named() -> None:
     one = torch.ones(2)
     cut = Problem(lambda a: as_latents(a.detach()), squared_distance(one), -one, one, 3)
     with pytest.raises(ValueError, match="the rollout returns tensors without"):
@@ -587,7 +587,7 @@ def test_gradient_says_what_lacks_a_gradient() -> None:
         plan("gradient", blind)
 
 
-def test_gradient_starts_from_the_best_of_what_it_tries() -> None:
+def test_gradient_starts_from_its_best_samples() -> None:
     """Downhill from the middle lies a shallow valley; the deep one is off to the side."""
     one = torch.ones(1)
 
@@ -704,7 +704,7 @@ def test_bad_budgets_are_named(bad: dict) -> None:
         Budget(**bad)
 
 
-def test_a_generator_elsewhere_and_too_few_samples_are_refused() -> None:
+def test_a_generator_on_another_device_and_too_few_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 4 samples, got 3"):
         planners.make("cmaes").plan(quadratic(torch.zeros(2)), Budget(3), seeded())
     everything = Candidates(torch.zeros(1, 2, 1, 1), torch.zeros(1, 2), torch.zeros(1, 2))
@@ -716,7 +716,7 @@ def test_a_generator_elsewhere_and_too_few_samples_are_refused() -> None:
 def test_iterations_read_nothing_back_from_the_device(
     name: str, guarded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the meta device, which has no numbers: whoever asks for one fails."""
+    """On the meta device, where reading a value fails."""
     one = torch.ones(2)
     kept = (rails.no_go(rails.Disc((0.5, 0.0), 0.2), lambda trajectory: trajectory.z[..., 0, :]),)
     problem = Problem(
