@@ -138,7 +138,7 @@ class Agent:
         self.high = self.model.action_high.repeat(planned)
         self.idle = self._idle().repeat(planned)
         self.rules = tuple(map(self._calibrated, parse_rules(self.config.guardrails)))
-        weights = torch.tensor(info.probe["weights"]).to(self.device) if info.probe else None
+        weights = info.probe["weights"].to(self.device) if info.probe else None
         self.senses = Senses(
             info.proprio_names,
             tuple(info.probe.get("names", ())),
@@ -164,7 +164,8 @@ class Agent:
         """A hash of all that the margin of a guardrail depends on: encoder, predictor, planner and
         its settings, how plans are carried out, and the guardrail itself."""
         digest = hashlib.sha256()
-        seen = (self.info.encoder_hash, self.info.probe.get("weights"), self.bfloat16)
+        probe = self.info.probe["weights"].numpy().tobytes() if self.info.probe else None
+        seen = (self.info.encoder_hash, probe, self.bfloat16)
         planned = (self.planner, self.budget, self.objective)
         carried_out = (self.horizon, self.execute, self.repeat)
         digest.update(repr((seen, planned, carried_out, rule.bare)).encode())
@@ -384,7 +385,7 @@ class Agent:
         """Latents ``[E, P, D]`` of uint8 ``[E, H, W, 3]``."""
         tokens = self.encoder.encode(torch.from_numpy(np.array(pixels)))
         with self._precision():
-            return self.model.project(tokens.to(self.device))
+            return self.model.encode(tokens.to(self.device))
 
     def _seen_in(self, photo: str) -> Tensor:
         """Latents ``[P, D]`` of an image file."""

@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> int | None:
     if config.out is not None:
         save_result(config.out, result, device=result["settings"]["device"])
     if config.record is not None:
-        record_evaluation(result["checkpoint"], config.record, result)
+        path = record_evaluation(result["checkpoint"], config.record, result)
+        print(f"wrote {path}")
     print(evaluation_table(result))
     return 0
 

@@ -562,7 +562,7 @@ def test_what_is_like_the_data_is_familiar_and_nothing_else(seed: int, level: fl
         return scale * (place @ mix)
 
     known = Familiar.learn(ring(1), ring(1), 1000, 16, level)
-    info = SimpleNamespace(familiar=known.as_json())
+    info = SimpleNamespace(familiar=known.arrays())
     known = Familiar.of(info, torch.device("cpu"))  # type: ignore[arg-type]
     assert (known.nearest(ring(1)) > 1).float().mean() == pytest.approx(level, abs=0.8 * level)
     assert known.nearest(ring(0.5)).min() > 1 and known.nearest(ring(1.5)).min() > 1

@@ -24,8 +24,9 @@ from worldmodel.deploy.writing import write_program
 from worldmodel.encoders.encoder import load_encoder
 from worldmodel.encoders.vit import ViT, ViTConfig
 from worldmodel.export import main
-from worldmodel.models.checkpoint import CheckpointInfo, load_checkpoint, record
-from worldmodel.models.world_model import DataSpec, ModelConfig, WorldModel
+from worldmodel.models.checkpoint import CheckpointInfo, load_checkpoint
+from worldmodel.models.config import DataSpec, ModelConfig
+from worldmodel.models.world_model import WorldModel
 from worldmodel.training.pretraining import export as export_encoder
 
 EITHER = ("pt2", "onnx")
@@ -109,7 +110,7 @@ def test_the_example_runs_without_the_package(
     frames, goal, actions, z, proprio, best = torch.load(folder / "found.pt")
     model, encoder, info = load_checkpoint(checkpoint)
     encoder.autocast = False
-    seen, aim = (model.project(encoder.encode(images)) for images in (frames, goal))
+    seen, aim = (model.encode(encoder.encode(images)) for images in (frames, goal))
     still = torch.zeros(1, 2, 10), torch.zeros(1, 3, len(info.spec.proprio_mean))
     imagined = model.rollout(seen[None], still[1], still[0], actions[None])
     torch.testing.assert_close(z, imagined.z[0], atol=1e-4, rtol=1e-4)
@@ -236,7 +237,9 @@ def test_a_model_of_somebody_elses_world(
 ) -> None:
     other, out = tmp_path / "other", tmp_path / "out"
     shutil.copytree(checkpoint, other)
-    record(other, env_id="somebody/Else-v0", proprio_names=())
+    content = json.loads((other / "config.json").read_text())
+    content |= {"env_id": "somebody/Else-v0", "proprio_names": []}
+    (other / "config.json").write_text(json.dumps(content))
     assert main(["--checkpoint", str(other), "--out", str(out), "--horizon", "1"]) == 0
     shown = capsys.readouterr()
     assert (

@@ -289,9 +289,7 @@ def test_the_page_of_a_bundled_checkpoint_says_what_its_config_says(bundled: Pag
         ]
         for k, x in enumerate(levels)
     ]
-    assert (
-        "frameskip: 5" in bundled.texts["pre"][0] and "... 2000 in all" in bundled.texts["pre"][0]
-    )
+    assert "frameskip: 5" in bundled.texts["pre"][0]
 
 
 @pytest.mark.slow

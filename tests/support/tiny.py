@@ -10,7 +10,8 @@ import torch
 
 from worldmodel.encoders.encoder import load_encoder
 from worldmodel.models.checkpoint import CheckpointInfo, keep_encoder, save_checkpoint
-from worldmodel.models.world_model import DataSpec, ModelConfig, WorldModel
+from worldmodel.models.config import DataSpec, ModelConfig
+from worldmodel.models.world_model import WorldModel
 
 CONFIG = ModelConfig(tokens=2, dim=8, width=32, depth=1, heads=2)
 

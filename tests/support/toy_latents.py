@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.models.config import DataSpec, ModelConfig
 from worldmodel.models.latents import LatentClips
-from worldmodel.models.world_model import DataSpec, ModelConfig, WorldModel
+from worldmodel.models.world_model import WorldModel
 
 
 def truths(n: int, seed: int = 0) -> Tensor:

@@ -17,16 +17,11 @@ from tiny import tiny_checkpoint
 from worldmodel.collect import main as collect
 from worldmodel.errors import UserError
 from worldmodel.models.checkpoint import BUNDLED_FOLDER, load_checkpoint
-from worldmodel.models.decoder import (
-    FILE,
-    Decoder,
-    Patches,
-    Scene,
-    how_trained,
-    latents_hash,
-    load_decoder,
-)
-from worldmodel.models.world_model import Pose
+from worldmodel.models.decoder import Decoder, how_trained, latents_hash, load_decoder
+from worldmodel.models.findings import DECODER
+from worldmodel.models.image_decoder import PatchDecoder
+from worldmodel.models.planar_pose.representation import SCALE
+from worldmodel.models.planar_pose.sprites import SpriteDecoder
 from worldmodel.training.decoder_training import main, psnr, ssim
 
 
@@ -49,19 +44,19 @@ def test_ssim_and_psnr_are_those_of_scikit_image() -> None:
 
 def test_a_scene_puts_things_where_the_pose_says_and_the_robot_above() -> None:
     """A red bar that reaches to the right of the thing's middle, and a blue dot for the robot."""
-    scene = Scene(100)
+    scene = SpriteDecoder(100, SCALE)
     with torch.no_grad():
         scene.ground.fill_(1.0)
-        for sprite in (scene.thing, scene.robot):
+        for sprite in (scene.object, scene.robot):
             sprite[:3], sprite[3] = 0.0, -9.0
-        half = scene.thing.shape[-1] // 2
-        scene.thing[0], scene.robot[2] = 1.0, 1.0
-        scene.thing[3, half - 2 : half + 3, half : half + 20] = 9.0
+        half = scene.object.shape[-1] // 2
+        scene.object[0], scene.robot[2] = 1.0, 1.0
+        scene.object[3, half - 2 : half + 3, half : half + 20] = 9.0
         scene.robot[3, half - 3 : half + 3, half - 3 : half + 3] = 9.0
     # In half images from the middle, y down; the turn is a vector of any length.
     place, robot = torch.tensor([0.2, -0.4]), torch.tensor([-0.6, 0.6])
     for turn, (right, down) in (((3.0, 0.0), (10, 0)), ((0.0, 0.5), (0, 10))):
-        pose = torch.cat([Pose.SPREAD * place, torch.tensor(turn), Pose.SPREAD * robot])
+        pose = torch.cat([SCALE * place, torch.tensor(turn), SCALE * robot])
         image = (scene(pose[None, None])[0].clamp(0, 1) * 255).round().int()
         red, blue, white = [255, 0, 0], [0, 0, 255], [255, 255, 255]
         x, y = 60, 30  # of the thing, in pixels
@@ -69,13 +64,13 @@ def test_a_scene_puts_things_where_the_pose_says_and_the_robot_above() -> None:
         assert image[:, y - down, x - right].tolist() == white
         assert image[:, 80, 20].tolist() == blue
         assert image[:, 50, 50].tolist() == white
-    both = torch.cat([Pose.SPREAD * place, torch.tensor([1.0, 0.0]), Pose.SPREAD * place])
+    both = torch.cat([SCALE * place, torch.tensor([1.0, 0.0]), SCALE * place])
     assert scene(both[None, None])[0, :, 30, 60].round().tolist() == [0.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize(("tokens", "dim", "side"), [(64, 6, 112), (2, 8, 112), (4, 4, 63)])
 def test_patches_paint_images_of_the_asked_size(tokens: int, dim: int, side: int) -> None:
-    image = Patches(tokens, dim, side)(torch.randn(2, tokens, dim))
+    image = PatchDecoder(tokens, dim, side)(torch.randn(2, tokens, dim))
     assert image.shape == (2, 3, side, side)
 
 
@@ -104,7 +99,7 @@ def test_training_makes_pictures_that_are_more_like_than_the_average(
 ) -> None:
     checkpoint = tmp_path / "pusht"
     shutil.copytree(BUNDLED_FOLDER / "pusht", checkpoint)
-    (checkpoint / FILE).unlink()
+    (checkpoint / DECODER).unlink()
     before = (checkpoint / "model.safetensors").read_bytes()
     model, _, info = load_checkpoint(checkpoint)
     assert load_decoder(checkpoint, model, info) is None and how_trained(checkpoint) is None
@@ -129,7 +124,7 @@ def test_training_makes_pictures_that_are_more_like_than_the_average(
 def test_a_decoder_of_other_latents_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
     checkpoint = tmp_path / "pusht"
     shutil.copytree(BUNDLED_FOLDER / "pusht", checkpoint)
-    path = checkpoint / FILE
+    path = checkpoint / DECODER
     whole = path.read_bytes()
     model, _, info = load_checkpoint(checkpoint)
     path.write_bytes(whole[:-50])
@@ -137,8 +132,8 @@ def test_a_decoder_of_other_latents_or_a_damaged_one_is_refused(tmp_path: Path) 
         load_decoder(checkpoint, model, info)
     path.write_bytes(whole)
     key = latents_hash(model, info.encoder_hash)
-    weights: Any = model.projector
-    weights.last.weight.data += 0.5
+    weights: Any = model.representation
+    weights.wide_mix.weight.data += 0.5
     assert latents_hash(model, info.encoder_hash) != key
     with pytest.raises(UserError, match="other latents"):
         load_decoder(checkpoint, model, info)

@@ -23,15 +23,8 @@ from worldmodel.data.clips import gather
 from worldmodel.data.collection import CollectConfig, collect
 from worldmodel.encoders.encoder import BUNDLED, load_encoder
 from worldmodel.errors import UserError
-from worldmodel.models.checkpoint import load_checkpoint, record
-from worldmodel.models.world_model import (
-    Components,
-    DataSpec,
-    Local,
-    ModelConfig,
-    Picture,
-    WorldModel,
-)
+from worldmodel.models.checkpoint import load_checkpoint, write_finding
+from worldmodel.models.config import ModelConfig
 from worldmodel.training.trainer import LossConfig, OptimConfig, TrainConfig, Trainer
 
 SMALL = ModelConfig(tokens=2, dim=8, width=32, depth=1, heads=2)
@@ -75,12 +68,12 @@ def test_latents_are_fixed_after_the_joint_steps(maze: Path) -> None:
     trainer = Trainer(config(maze, "fixed", steps=20, joint=0.25))
     for _ in range(5):
         assert "reconstruct" in trainer.train_step()
-    projector = {k: v.clone() for k, v in trainer.average.projector.state_dict().items()}
+    projector = {k: v.clone() for k, v in trainer.average.representation.state_dict().items()}
     predictor = trainer.model.predictor.next_z.weight.detach().clone()
     for _ in range(5):
         assert "reconstruct" not in trainer.train_step()
     for model in (trainer.model, trainer.average):
-        for name, value in model.projector.state_dict().items():
+        for name, value in model.representation.state_dict().items():
             assert torch.equal(value, projector[name])
     assert not torch.equal(trainer.model.predictor.next_z.weight, predictor)
     assert trainer.features[0].shape == (120 * 21, SMALL.tokens, SMALL.dim)
@@ -98,7 +91,7 @@ def test_a_checkpoint_keeps_the_local_weights_of_its_encoder(maze: Path) -> None
     shutil.rmtree(exported)
     _, encoder, info = load_checkpoint(maze / "local" / "checkpoint")
     assert encoder.hash == info.encoder_hash != load_encoder("dino-112").hash
-    with pytest.raises(UserError, match=r"cannot keep .*exported in .*encoder: No such file"):
+    with pytest.raises(UserError, match=r"cannot copy .*exported to .*encoder: No such file"):
         trainer.save()
 
 
@@ -117,7 +110,8 @@ def test_only_the_predictor_learns_from_dynamics_data(maze: Path) -> None:
 
 def test_a_smaller_predictor_learns_to_imagine_what_its_teacher_does(maze: Path) -> None:
     teacher = tiny_checkpoint(maze / "teacher", "worldmodel/Maze-v0")
-    record(teacher, probe={"names": ["ball_x"], "weights": [[0.0] * 21]}, calibration={"a": {}})
+    write_finding(teacher, "probe", {"names": ["ball_x"], "weights": torch.zeros(21, 1)})
+    write_finding(teacher, "calibration", {"a": {}})
     small = replace(CONFIG, width=16, heads=1)
     optim = OptimConfig(lr=5e-3, warmup=10, ema=0.9)
     settings = replace(
@@ -143,8 +137,8 @@ def test_a_smaller_predictor_learns_to_imagine_what_its_teacher_does(maze: Path)
     for _ in range(199):
         trainer.train_step()
     assert apart() < 0.2 * before
-    known = trainer.teacher.projector.state_dict()
-    for name, value in trainer.average.projector.state_dict().items():
+    known = trainer.teacher.representation.state_dict()
+    for name, value in trainer.average.representation.state_dict().items():
         assert torch.equal(value, known[name])
     trainer.save()
     _, _, info = load_checkpoint(maze / "pupil" / "checkpoint")
@@ -159,75 +153,20 @@ def test_a_smaller_predictor_learns_to_imagine_what_its_teacher_does(maze: Path)
         Trainer(replace(settings, teacher="nobody"))
 
 
-def test_components_keep_what_varies_and_its_distances() -> None:
-    """Tokens that vary in two directions, more in one of them, and besides from patch to patch."""
-    g = torch.Generator().manual_seed(0)
-    spec = DataSpec(9, 12, (-1.0,), (1.0,), (0.0,), (1.0,))
-    axes = torch.linalg.qr(torch.randn(12, 2, generator=g))[0].T
-    where = 50 * torch.randn(9, 12, generator=g)
-    tokens = (torch.randn(400, 9, 2, generator=g) * torch.tensor([3.0, 1.0])) @ axes + where
-    components = Components(spec, 9, 2)
-    components.fit(tokens, torch.empty(0))
-    z = components(tokens)
-    apart, seen = (tokens[:200] - tokens[200:]).norm(dim=-1), (z[:200] - z[200:]).norm(dim=-1)
-    torch.testing.assert_close(seen / seen.mean(), apart / apart.mean(), rtol=1e-3, atol=1e-3)
-    assert (z - z.mean(0)).std() == pytest.approx(1.0, abs=0.01)
-    one = Components(spec, 9, 1)
-    one.fit(tokens, torch.empty(0))
-    alignment = one.basis[:, 0] @ axes[0] / one.basis.norm()
-    assert alignment.abs() > 0.99
-    with pytest.raises(UserError, match="use tokens 9"):
-        Components(spec, 8, 2)
-
-
-def test_a_picture_is_read_off_tokens_and_tells_how_far_things_are() -> None:
-    """Images of a bright dot somewhere, and tokens that hide in noise what each patch shows."""
-    g = torch.Generator().manual_seed(0)
-    spec = DataSpec(16, 12, (-1.0,), (1.0,), (0.0,), (1.0,))
-    picture = Picture(spec, 16, 4)
-
-    def dots(where: torch.Tensor) -> torch.Tensor:
-        pixels = torch.full((len(where), 32, 32, 3), 30, dtype=torch.uint8)
-        for image, (row, column) in zip(pixels, where, strict=True):
-            image[row : row + 4, column : column + 4] = 230
-        return pixels
-
-    hidden = torch.linalg.qr(torch.randn(12, 12, generator=g))[0]
-
-    def tokens(pixels: torch.Tensor) -> torch.Tensor:
-        bright = pixels.float().mean(-1).unflatten(1, (8, 4)).unflatten(3, (8, 4)).mean((2, 4))
-        cells = picture.cut(bright) / 100
-        noise = torch.randn(*cells.shape[:2], 8, generator=g)
-        return torch.cat([cells, noise], -1) @ hidden + 7.0
-
-    shown = dots(torch.randint(0, 29, (600, 2), generator=g))
-    seen = tokens(shown)
-    picture.fit(seen, shown)
-    some = torch.randn(3, 8, 8, generator=g)
-    assert torch.equal(picture.whole(picture.cut(some)), some)
-    z = picture(seen)
-    assert (z - z.mean(0)).std() == pytest.approx(1.0, abs=0.02)
-    assert picture.distance(z[:300], z[300:]).mean() == pytest.approx(2.0, rel=0.1)
-    line = picture(tokens(dots(torch.tensor([[4, 4 * k] for k in range(8)]))))
-    apart = picture.distance(line, line[:1]).sqrt()
-    assert (apart.diff() > 0.05).all(), apart  # across patches, too
-    with pytest.raises(UserError, match="16 patches of 3 channels"):
-        Picture(spec, 16, 3)
-
-
-@pytest.mark.parametrize("projector", ["components", "picture"])
-def test_components_are_fixed_from_the_beginning_saved_and_loaded(
-    maze: Path, projector: Any
-) -> None:
-    settings = config(maze, projector, steps=3)
-    model = ModelConfig(tokens=64, dim=4, width=32, depth=1, projector=projector, predictor="mlp")
+@pytest.mark.parametrize("name", ["principal_components", "patch_pictures"])
+def test_fixed_representations_are_fitted_saved_and_loaded(maze: Path, name: str) -> None:
+    settings = config(maze, name, steps=3)
+    model = ModelConfig(tokens=64, dim=4, width=32, depth=1, representation=name, predictor="mlp")
     trainer = Trainer(replace(settings, model=model))
-    basis = trainer.model.projector.basis.clone()
-    assert "reconstruct" not in trainer.train_step() and basis.std() > 0
+    assert "reconstruct" not in trainer.train_step()
+    basis = trainer.model.representation.basis.clone()
+    trainer.train_step()
+    assert basis.std() > 0 and torch.equal(trainer.average.representation.basis, basis)
     trainer.save()
-    kept, _, _ = load_checkpoint(str(maze / projector / "checkpoint"))
-    torch.testing.assert_close(kept.projector.basis, basis, rtol=0.01, atol=1e-3)
-    z = kept.project(torch.randn(2, 64, 192))
+    kept, _, info = load_checkpoint(str(maze / name / "checkpoint"))
+    assert 0.01 < info.near < 1  # random frames are about 2 apart
+    torch.testing.assert_close(kept.representation.basis, basis, rtol=0.01, atol=1e-3)
+    z = kept.encode(torch.randn(2, 64, 192))
     distance = trainer.average.distance(z[0], z[1])
     torch.testing.assert_close(kept.distance(z[0], z[1]), distance, rtol=0.02, atol=1e-3)
 
@@ -295,77 +234,3 @@ def test_bad_input_is_a_clear_error(maze: Path) -> None:
 
 def _with_data(folder: Path, name: str) -> TrainConfig:
     return TrainConfig(data=str(folder / name), encoder="random-112", cache=str(folder / "latents"))
-
-
-def local_model(side: int = 8) -> WorldModel:
-    torch.manual_seed(0)
-    config = ModelConfig(side**2, 3, "local", width=16, depth=1, context=2, projector="components")
-    model = WorldModel(config, DataSpec(side**2, 5, (-1.0,), (1.0,), (0.0,), (1.0,))).eval()
-    for p in model.parameters():  # so that every path matters
-        torch.nn.init.normal_(p, std=0.2)
-    return model
-
-
-def test_a_local_predictor_looks_around_each_patch_and_no_farther() -> None:
-    model = local_model()
-    z, proprio, actions = torch.randn(1, 2, 64, 3), torch.randn(1, 2, 1), torch.randn(1, 2, 5)
-    before = model.predict(z, proprio, actions)[0]
-    z[:, 0, 0] += 1.0  # the patch in the corner, in the older frame
-    after, _ = model.predict(z, proprio, actions)
-    changed = (after != before).any(-1).view(8, 8)
-    near = torch.zeros(8, 8, dtype=torch.bool)
-    near[: Local.REACH + 1, : Local.REACH + 1] = True
-    assert torch.equal(changed, near)
-
-
-def test_a_local_predictor_knows_everywhere_what_happens_in_one_place() -> None:
-    model = local_model(12)
-    predictor = model.predictor
-    assert isinstance(predictor, Local)
-    predictor.told[0].weight.data[:, -2:] = 0.0  # actions mean the same everywhere
-    z, proprio, actions = torch.zeros(1, 2, 144, 3), torch.randn(1, 2, 1), torch.randn(1, 2, 5)
-    z[:, 1, 12 * 4 + 4] = 1.0
-    here = model.predict(z, proprio, actions)[0] - z[:, 1]
-    moved = z.view(1, 2, 12, 12, 3).roll((1, 2), (2, 3)).view_as(z)
-    there = model.predict(moved, proprio, actions)[0] - moved[:, 1]
-    expected = here.view(1, 12, 12, 3).roll((1, 2), (1, 2))
-    inside = (slice(None), slice(4, 9), slice(4, 9))  # the border is felt
-    torch.testing.assert_close(there.view(1, 12, 12, 3)[inside], expected[inside])
-    torch.nn.init.normal_(predictor.told[0].weight)
-    apart = model.predict(moved, proprio, actions)[0] - moved[:, 1]
-    assert not torch.allclose(apart[0, 12 * 5 + 6], apart[0, 12 * 9 + 9])
-
-
-def test_a_local_predictor_needs_a_square_of_patches() -> None:
-    spec = DataSpec(6, 5, (-1.0,), (1.0,), (0.0,), (1.0,))
-    with pytest.raises(UserError, match="6 latent tokens are not a square"):
-        WorldModel(ModelConfig(6, 3, "local", projector="components"), spec)
-
-
-@pytest.mark.parametrize("actions_by", ["adaln", "concat"])
-def test_a_rollout_is_predictions_chained_on_the_real_history(actions_by: Any) -> None:
-    torch.manual_seed(0)
-    spec = DataSpec(4, 6, (-1.0, -2.0), (1.0, 2.0), (0.5, 0.0, 0.0), (1.0, 2.0, 3.0))
-    model = WorldModel(replace(SMALL, actions=actions_by), spec).eval()
-    for p in model.parameters():  # so that every path matters
-        torch.nn.init.normal_(p, std=0.2)
-    e, s, t, k, a = 2, 3, 4, SMALL.context, 2 * SMALL.frameskip
-    z, proprio = torch.randn(e, k, 2, 8), torch.randn(e, k, 3)
-    past, actions = torch.randn(e, k - 1, a), torch.randn(e, s, t, a)
-    imagined = model.rollout(z, proprio, past, actions)
-    assert (model.rollout(z, proprio, past, actions + 0.1).z != imagined.z).all()
-    assert imagined.z.shape == (e, s, t, 2, 8) and imagined.proprio.shape == (e, s, t, 3)
-    frames, bodies = list(z[1]), list(proprio[1])
-    taken = [*past[1], *actions[1, 2]]
-    for step in range(t):
-        next_z, next_proprio = model.predict(
-            torch.stack(frames[-k:])[None],
-            torch.stack(bodies[-k:])[None],
-            torch.stack(taken[step : step + k])[None],
-        )
-        frames.append(next_z[0])
-        bodies.append(next_proprio[0])
-    torch.testing.assert_close(torch.stack(frames[k:]), imagined.z[1, 2], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(
-        torch.stack(bodies[k:]), imagined.proprio[1, 2], rtol=1e-4, atol=1e-5
-    )

@@ -10,14 +10,13 @@ held-out episodes lie; ``--guardrail familiar:1`` allows no plan farther away.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from worldmodel.errors import UserError
 from worldmodel.models.checkpoint import CheckpointInfo
-from worldmodel.models.world_model import principal_axes
+from worldmodel.models.principal_components import principal_axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +44,7 @@ class Familiar:
                 "this checkpoint does not know what its data showed: run python -m "
                 "worldmodel.familiar --data ... --checkpoint ... first"
             )
-        parts = (info.familiar[name] for name in ("mean", "axes", "frames"))
-        return cls(*(torch.tensor(part, device=device) for part in parts))
+        return cls(*(info.familiar[name].to(device) for name in ("mean", "axes", "frames")))
 
     @classmethod
     def learn(cls, shown: Tensor, others: Tensor, count: int, axes: int, level: float) -> Familiar:
@@ -69,13 +67,6 @@ class Familiar:
         """The same for both side by side ``[..., C]``."""
         return torch.cdist((numbers - self.mean) @ self.axes, self.frames).amin(-1)
 
-    def as_json(self) -> dict[str, Any]:
-        """For a checkpoint's config.json."""
-
-        def rounded(values: Any) -> Any:
-            if isinstance(values, list):
-                return [rounded(value) for value in values]
-            return float(f"{values:.4g}")
-
-        parts = {"mean": self.mean, "axes": self.axes, "frames": self.frames}
-        return {name: rounded(part.tolist()) for name, part in parts.items()}
+    def arrays(self) -> dict[str, Tensor]:
+        """The finding "familiar" of a checkpoint."""
+        return {"mean": self.mean, "axes": self.axes, "frames": self.frames}

@@ -23,13 +23,12 @@ class EncoderProgram(nn.Module):
 
     def __init__(self, model: WorldModel, encoder: Encoder):
         super().__init__()
-        self.encoder, self.projector = encoder, model.projector
+        self.encoder, self.representation = encoder, model.representation
 
     def forward(self, pixels: Tensor) -> Tensor:
         tokens = self.encoder(pixels)
         with precision(self.encoder.autocast, tokens.device):
-            z: Tensor = self.projector(tokens)
-        return z
+            return self.representation.encode(tokens)
 
 
 class PredictorProgram(nn.Module):
@@ -39,7 +38,7 @@ class PredictorProgram(nn.Module):
         super().__init__()
         self.autocast = autocast
         self.model = copy.deepcopy(model)
-        del self.model.projector, self.model.proprio_head  # not used, so not saved
+        del self.model.representation, self.model.proprio_head  # not used, so not saved
 
     def forward(self, z: Tensor, proprio: Tensor, past: Tensor, actions: Tensor) -> Values:
         with precision(self.autocast, z.device):
@@ -54,8 +53,8 @@ class DistanceProgram(nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model)
         del self.model.predictor, self.model.proprio_head
-        for name, _ in list(self.model.projector.named_children()):
-            delattr(self.model.projector, name)  # distances use buffers only
+        for name, _ in list(self.model.representation.named_children()):
+            delattr(self.model.representation, name)  # distances use buffers only
 
     def forward(self, z: Tensor, goal: Tensor) -> Tensor:
         return self.model.distance(z, goal)
@@ -98,7 +97,7 @@ def programs(
     def encode(pixels: Tensor) -> Tensor:
         tokens = encoder.encode(pixels)
         with precision(autocast, device):
-            return model.project(tokens)
+            return model.encode(tokens)
 
     def rollout(z: Tensor, proprio: Tensor, past: Tensor, actions: Tensor) -> Values:
         with precision(autocast, device):

@@ -34,7 +34,7 @@ from worldmodel.measure.guardrail_metrics import prediction_gaps
 from worldmodel.measure.rollouts import RolloutLog, env_copies, run_agent
 from worldmodel.measure.statistics import rate_interval
 from worldmodel.measure.tasks import sample_tasks
-from worldmodel.models.checkpoint import bundled_for, load_checkpoint, record
+from worldmodel.models.checkpoint import bundled_for, load_checkpoint, write_finding
 
 Array = NDArray[Any]
 
@@ -150,7 +150,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
                 )
                 margin = max(0.0, conformal_margin(scores, config.level))
             found[agent.calibration_key(rule)] = _entry(config, rule, margin, rounds)
-    record(checkpoint, calibration={**info.calibration, **found})
+    write_finding(checkpoint, "calibration", {**info.calibration, **found})
     return found
 
 

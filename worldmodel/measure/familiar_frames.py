@@ -18,7 +18,7 @@ from worldmodel.control.guardrails import parse_rules, permitted
 from worldmodel.data.dataset import open_dataset, split
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import dataset_task
-from worldmodel.models.checkpoint import load_checkpoint, record
+from worldmodel.models.checkpoint import load_checkpoint, write_finding
 from worldmodel.models.latents import frames_of, latents_of
 
 TESTED = 2000  # held-out frames that set the unit
@@ -94,9 +94,9 @@ def store_familiar(config: FamiliarConfig) -> str:
     if min(len(shown), len(others)) < FEWEST:
         raise UserError(f"{config.data} has too few frames that satisfy {config.without}")
     found = Familiar.learn(shown, others, config.frames, config.axes, config.level)
-    record(config.checkpoint, familiar=found.as_json())
+    path = write_finding(config.checkpoint, "familiar", found.arrays())
     typical = found.nearest(others).median().item()
     return (
-        f"{config.checkpoint}: stored {len(found.frames)} frames; held-out frames have a median "
+        f"{path}: stored {len(found.frames)} frames; held-out frames have a median "
         f"distance of {typical:.2f}, {100 * (1 - config.level):g} % are within 1"
     )

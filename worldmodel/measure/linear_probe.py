@@ -9,7 +9,7 @@ from worldmodel.data.dataset import Dataset
 from worldmodel.measure.probe_targets import targets_of
 from worldmodel.measure.probing import three_parts
 from worldmodel.measure.readout import linear_reading
-from worldmodel.models.checkpoint import load_checkpoint, record
+from worldmodel.models.checkpoint import load_checkpoint, write_finding
 from worldmodel.models.latents import draw_latent_clips, imagine
 
 CLIPS = (4000, 500, 1000)  # for training, validation and test
@@ -48,17 +48,18 @@ def save_probe(name: str, dataset: Dataset, targets: str, held_out: float, seed:
         kind: {n: [float(f"{e:.4g}") for e in row] for n, row in zip(names, rows, strict=True)}
         for kind, rows in by_depth.items()
     }
-    record(
+    path = write_finding(
         name,
-        probe={
+        "probe",
+        {
             "names": names,
-            "weights": weights.tolist(),
+            "weights": weights.float(),
             "data": dataset.env_id,
             "clips": [len(part) for part in z],
             "errors": rounded,
         },
     )
-    return error_table(name, rounded)
+    return f"{error_table(name, rounded)}\n\nwrote {path}"
 
 
 def error_table(name: str, errors: dict[str, dict[str, list[float]]]) -> str:

@@ -27,7 +27,7 @@ from worldmodel.control.expectation import WATCHED, Expectation
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import check_fits, make_env
 from worldmodel.measure.tasks import HELD_OUT
-from worldmodel.models.checkpoint import bundled_for, load_checkpoint, record
+from worldmodel.models.checkpoint import bundled_for, load_checkpoint, write_finding
 
 Array = NDArray[Any]
 FIRST = 10  # earliest environment step of a disturbance
@@ -162,7 +162,7 @@ def measure_surprise(config: SurpriseConfig) -> dict[str, Any]:
             "usual errors", config.policy, config.steps, config.seed * SEEDS, config.episodes
         )
     found = Expectation.from_errors(np.concatenate([each.errors for each in watched])).as_json()
-    record(checkpoint, surprise=found)
+    write_finding(checkpoint, "surprise", found)
     return {
         "env": config.env,
         "checkpoint": checkpoint,

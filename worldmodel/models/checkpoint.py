@@ -1,5 +1,6 @@
-"""Checkpoints: a folder with ``model.safetensors`` and ``config.json``, all that planning needs;
-and ``encoder/``, where the encoder was a local file."""
+"""Checkpoints: a folder with ``model.safetensors`` and ``config.json``, which is all that planning
+needs; findings about the model (see `findings`); and ``encoder/``, if the encoder was a local file.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,52 +20,72 @@ from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 
-from worldmodel.cli import atomic_write_bytes, atomic_write_json
+from worldmodel.cli import atomic_write_bytes
 from worldmodel.errors import UserError
-from worldmodel.models.world_model import DataSpec, ModelConfig, WorldModel
+from worldmodel.models.config import DataSpec, ModelConfig
+from worldmodel.models.findings import (
+    BUNDLED_FOLDER,
+    CONFIG,
+    FILES,
+    bundled_for,
+    encode_finding,
+    find_checkpoint,
+    read_findings,
+    to_json,
+    write_finding,
+)
+from worldmodel.models.world_model import WorldModel
 
 if TYPE_CHECKING:
     from worldmodel.encoders.encoder import Encoder
 
-FORMAT_VERSION = 1
-ADDED = {"activation"}  # to files of this version, with a default
-WEIGHTS, CONFIG, ENCODER = "model.safetensors", "config.json", "encoder"
-BUNDLED_FOLDER = Path(__file__).parents[1] / "checkpoints"
-BUNDLED = {
-    "worldmodel/PushT-v0": "pusht",
-    "worldmodel/Maze-v0": "maze",
-    "worldmodel/GranularChips-v0": "chips",
-}
+__all__ = [
+    "BUNDLED_FOLDER",
+    "CONFIG",
+    "CheckpointInfo",
+    "bundled_for",
+    "find_checkpoint",
+    "keep_encoder",
+    "load_checkpoint",
+    "load_info",
+    "record_evaluation",
+    "save_checkpoint",
+    "write_finding",
+]
+
+FORMAT_VERSION = 2
+WEIGHTS, ENCODER = "model.safetensors", "encoder"
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What ``config.json`` says.
+    """What ``config.json`` and the findings say about a model.
 
     Attributes:
         env_id: Gymnasium id of the environment the data came from.
-        env_kwargs: how that environment was made.
-        image_size: side of the recorded pixels.
-        encoder: name for `worldmodel.encoder.load_encoder`.
+        env_kwargs: keyword arguments that made the environment.
+        image_size: side of the recorded images, pixels.
+        encoder: name for `worldmodel.encoders.encoder.load_encoder`.
         encoder_hash: of the encoder's weights and preprocessing.
         model: sizes of the world model.
-        spec: what the world model is fed, with its statistics.
-        readable: share of the variance of each number of proprio that the model reads off a single
-            held-out image, from 0 (velocities, for instance) to 1.
-        horizon: model steps to imagine when planning, T.
-        samples: candidates per iteration that suffice planners that sample: all but the gradient
-            planner, which has its own default.
-        iterations: as many as suffice them.
-        proprio_names: of the numbers of proprio, where the data says.
-        probe: what `worldmodel.probe --save` found: how to read ``names`` off latents, linearly
-            (``weights``), and how well.
-        calibration: margins of guardrails, by `worldmodel.calibrate`, under a hash of all that they
-            depend on.
-        familiar: frames that its data showed, by `worldmodel.familiar`.
-        surprise: how large the errors of what is expected usually are, by `worldmodel.surprise`.
+        spec: sizes and statistics of its inputs.
+        readable: for each channel of proprioception, the share of its variance that the model reads
+            off a single held-out image: 0 for a velocity, up to 1 for a position.
+        near: squared latent distance that counts as near.
+        hold: the action that keeps the robot where it is; "repeat" repeats the previous action;
+            None: not declared.
+        action_names: of the channels of an action, where the dataset has them.
+        proprio_names: of the channels of proprioception, where the dataset has them.
+        horizon: default model steps imagined by a planner, T.
+        samples: default candidates per iteration of planners that sample.
+        iterations: default iterations of planners that sample.
         training: data, steps, minutes, seed.
-        evaluation: success figures together with their protocol.
-        format_version: of this file.
+        format_version: of the folder.
+        probe: finding: linear maps from latents to physical quantities.
+        familiar: finding: a sample of the training data.
+        surprise: finding: quantiles of the usual prediction errors.
+        calibration: finding: margins of guardrails, by a hash of all that they depend on.
+        evaluation: finding: results with their protocol, by name.
     """
 
     env_id: str
@@ -74,17 +96,32 @@ class CheckpointInfo:
     model: ModelConfig
     spec: DataSpec
     readable: tuple[float, ...]
+    near: float = 0.1
+    hold: tuple[float, ...] | str | None = None
+    action_names: tuple[str, ...] = ()
+    proprio_names: tuple[str, ...] = ()
     horizon: int = 5
     samples: int = 300
     iterations: int = 10
-    proprio_names: tuple[str, ...] = ()
+    training: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
     probe: dict[str, Any] = field(default_factory=dict)
-    calibration: dict[str, Any] = field(default_factory=dict)
     familiar: dict[str, Any] = field(default_factory=dict)
     surprise: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
+
+    def config(self) -> dict[str, Any]:
+        """The content of ``config.json``: all but the findings."""
+        fields = {
+            each.name: getattr(self, each.name)
+            for each in dataclasses.fields(self)
+            if each.name not in FILES
+        }
+        return {
+            name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+            for name, value in fields.items()
+        }
 
 
 def save_checkpoint(
@@ -93,7 +130,8 @@ def save_checkpoint(
     info: CheckpointInfo,
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
 ) -> None:
-    """Write `model` and `info` to `folder`: complete or not at all; other files in it are left.
+    """Write `model` and `info` to `folder`, completely or not at all. Findings that `info` lacks
+    are removed, since they belong to an earlier model; other files are left alone.
 
     Raises:
         UserError: the folder cannot be written.
@@ -103,21 +141,28 @@ def save_checkpoint(
         name: tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
         for name, tensor in model.state_dict().items()
     }
-    config = json.dumps(dataclasses.asdict(info), indent=2, allow_nan=False) + "\n"
+    files = {WEIGHTS: to_safetensors(weights), CONFIG: (to_json(info.config()) + "\n").encode()}
+    for finding, file in FILES.items():
+        content = getattr(info, finding)
+        if content:
+            files[file] = encode_finding(finding, content)
     temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         temporary.chmod(0o755)  # mkdtemp makes private folders; checkpoints are not secret
-        for name, content in ((WEIGHTS, to_safetensors(weights)), (CONFIG, config.encode())):
-            with open(temporary / name, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+        for name, data in files.items():
+            with open(temporary / name, "wb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
         if not folder.exists():
             os.rename(temporary, folder)
         else:
-            for name in (WEIGHTS, CONFIG):
+            for name in FILES.values():
+                if name not in files:
+                    (folder / name).unlink(missing_ok=True)
+            for name in files:
                 os.replace(temporary / name, folder / name)
     except OSError as error:
         raise UserError(f"cannot write checkpoint {folder}: {error.strerror or error}") from None
@@ -127,12 +172,15 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    name_or_path: str | Path, weights: str | Path | None = None
+    name_or_path: str | Path,
+    device: str | torch.device = "cpu",
+    weights: str | Path | None = None,
 ) -> tuple[WorldModel, Encoder, CheckpointInfo]:
     """The frozen world model in float32, its encoder, and what is known about them.
 
     Args:
         name_or_path: a bundled name (``"pusht"``) or a folder.
+        device: of the model and the encoder.
         weights: local weights for the encoder; default: the folder's own, or what its name finds.
 
     Raises:
@@ -150,9 +198,7 @@ def load_checkpoint(
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except SafetensorError as error:
-        raise UserError(
-            f"{path} is damaged or cut short ({error}): copy the checkpoint again"
-        ) from None
+        raise UserError(f"{path} is damaged ({error}): copy the checkpoint again") from None
     _check_tensors(model, tensors, path)
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     model.eval().requires_grad_(False)
@@ -164,32 +210,12 @@ def load_checkpoint(
             f"{info.encoder_hash[:12]}, but the one found here has hash {encoder.hash[:12]}: "
             "use the encoder weights it was trained with, or train again"
         )
-    return model, encoder, info
-
-
-def find_checkpoint(name_or_path: str | Path) -> Path:
-    """The folder of a bundled checkpoint's name, or of a path.
-
-    Raises:
-        UserError: neither exists.
-    """
-    bundled = BUNDLED_FOLDER / str(name_or_path)
-    if len(Path(name_or_path).parts) == 1 and (bundled / CONFIG).exists():
-        return bundled
-    folder = Path(name_or_path)
-    if (folder / CONFIG).exists():
-        return folder
-    names = [name for name in BUNDLED.values() if (BUNDLED_FOLDER / name / CONFIG).exists()]
-    what = f"has no {CONFIG}" if folder.is_dir() else "does not exist"
-    raise UserError(
-        f"no checkpoint {str(name_or_path)!r}: that folder {what}; "
-        f"bundled checkpoints are {', '.join(names) or 'none yet: train one first'}"
-    )
+    return model.to(device), encoder.to(device), info
 
 
 def keep_encoder(folder: str | Path, weights: str | Path) -> None:
-    """Copy an encoder's local weights, a file or what pretraining exports, into a checkpoint, so
-    that it can be loaded without them.
+    """Copy an encoder's local weights (a file, or a folder that pretraining writes) into a
+    checkpoint, so that it loads without them.
 
     Raises:
         UserError: they cannot be read, or the folder cannot be written.
@@ -202,52 +228,26 @@ def keep_encoder(folder: str | Path, weights: str | Path) -> None:
         for file in files:
             atomic_write_bytes(target / file.name, file.read_bytes())
     except OSError as error:
-        raise UserError(f"cannot keep {weights} in {target}: {error.strerror or error}") from None
+        raise UserError(f"cannot copy {weights} to {target}: {error.strerror or error}") from None
 
 
-def record_evaluation(name_or_path: str | Path, name: str, result: dict[str, Any]) -> None:
-    """Keep the result of an evaluation in the checkpoint's ``config.json``, under ``name``.
-
-    Raises:
-        UserError: no such checkpoint, or it cannot be written.
-    """
-    info = load_info(find_checkpoint(name_or_path))
-    record(name_or_path, evaluation={**info.evaluation, name: result})
-
-
-def record(name_or_path: str | Path, **fields: Any) -> None:
-    """Replace fields of what a checkpoint's ``config.json`` says.
+def record_evaluation(name_or_path: str | Path, name: str, result: dict[str, Any]) -> Path:
+    """Add the result of an evaluation to a checkpoint's findings as `name`; returns the file.
 
     Raises:
         UserError: no such checkpoint, or it cannot be written.
     """
-    folder = find_checkpoint(name_or_path)
-    info = dataclasses.replace(load_info(folder), **fields)
-    atomic_write_json(folder / CONFIG, dataclasses.asdict(info))
+    earlier = read_findings(name_or_path).get("evaluation", {})
+    return write_finding(name_or_path, "evaluation", {**earlier, name: result})
 
 
-def bundled_for(env_id: str) -> str:
-    """Name of the bundled checkpoint for an environment, as ``worldmodel/PushT-v0`` -> ``pusht``.
-
-    Raises:
-        UserError: there is none.
-    """
-    name = BUNDLED.get(env_id.rpartition(":")[2])
-    if name is None:
-        raise UserError(
-            f"no bundled checkpoint for {env_id!r}: give --checkpoint; bundled ones are for "
-            f"{', '.join(BUNDLED)}"
-        )
-    return name
-
-
-def load_info(folder: Path) -> CheckpointInfo:
-    """``config.json`` of a checkpoint folder, checked.
+def load_info(name_or_path: str | Path) -> CheckpointInfo:
+    """What ``config.json`` and the findings of a checkpoint say, checked.
 
     Raises:
-        UserError: unreadable, incomplete, or of another format version.
+        UserError: no such checkpoint, or a file is unreadable, incomplete or of another version.
     """
-    path = folder / CONFIG
+    path = find_checkpoint(name_or_path) / CONFIG
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -261,42 +261,53 @@ def load_info(folder: Path) -> CheckpointInfo:
             "use the matching version of the program, or train again"
         )
     info: CheckpointInfo = _build(CheckpointInfo, content, path)
-    known, width = len(info.readable), len(info.spec.proprio_mean)
-    if known != width:
-        raise UserError(f"{path}: readable has {known} numbers, but proprio has {width}")
-    return info
+    channels, expected = len(info.readable), len(info.spec.proprio_mean)
+    if channels != expected:
+        raise UserError(
+            f"{path}: readable has {channels} numbers, but proprioception has {expected}"
+        )
+    return dataclasses.replace(info, **read_findings(name_or_path))
 
 
 def _build(cls: Any, content: Any, path: Path) -> Any:
     """The dataclass `cls` from parsed JSON; nested dataclasses and tuples too."""
-    hints = typing.get_type_hints(cls)
+    hints = {name: hint for name, hint in typing.get_type_hints(cls).items() if name not in FILES}
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected the keys of {cls.__name__}, not {content!r:.40}")
-    # What is found out later, such as calibrations, may not have been; and older files lack some.
-    later = {each.name for each in dataclasses.fields(cls) if each.default_factory is dict}
-    later |= ADDED
-    missing = [name for name in hints if name not in content and name not in later]
+    missing = [name for name in hints if name not in content]
     unknown = [name for name in content if name not in hints]
     if missing or unknown:
         what = f"lacks {', '.join(missing)}" if missing else f"has unknown {', '.join(unknown)}"
         raise UserError(f"{path} {what} (in {cls.__name__}): copy the checkpoint again")
     values: dict[str, Any] = {}
-    for name in content:
-        hint, value = hints[name], content[name]
-        expected = typing.get_origin(hint) or hint
+    for name, value in content.items():
+        hint = hints[name]
         if dataclasses.is_dataclass(hint):
-            value = _build(hint, value, path)
-        elif expected is tuple and isinstance(value, list):
-            inner = typing.get_args(hint)[0]  # numbers or names
-            value = tuple(inner(each) for each in value)
-        elif expected is typing.Literal:
-            if value not in typing.get_args(hint):
-                choices = ", ".join(map(repr, typing.get_args(hint)))
-                raise UserError(f"{path}: {name} is {value!r:.40}, expected one of {choices}")
-        elif not isinstance(value, expected):
-            raise UserError(f"{path}: {name} is {value!r:.40}, expected {expected.__name__}")
-        values[name] = value
+            values[name] = _build(hint, value, path)
+        else:
+            values[name] = _value(hint, value, f"{path}: {name}")
     return cls(**values)
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """A value of parsed JSON as the type `hint` asks; lists become tuples."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for kind in kinds:
+        origin = typing.get_origin(kind) or kind
+        if origin is tuple and isinstance(value, list):
+            inner = typing.get_args(kind)[0]  # numbers or names
+            return tuple(inner(each) for each in value)
+        if origin is typing.Literal:
+            if value in typing.get_args(kind):
+                return value
+            raise UserError(
+                f"{where} is {value!r:.40}, expected one of "
+                f"{', '.join(map(repr, typing.get_args(kind)))}"
+            )
+        if isinstance(value, origin) or (origin is float and isinstance(value, int)):
+            return value
+    expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+    raise UserError(f"{where} is {value!r:.40}, expected {expected}")
 
 
 def _check_tensors(model: WorldModel, tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -43,7 +43,7 @@ def latents_of(model: WorldModel, encoder: Encoder, dataset: Dataset, frames: np
     """Latents of the given frames, float32 ``[n, P, D]`` on the CPU."""
     device = model.action_low.device
     tokens = encode_frames(encoder, dataset, frames)
-    parts = [model.project(part.to(device).float()).cpu() for part in tokens.split(BATCH)]
+    parts = [model.encode(part.to(device).float()).cpu() for part in tokens.split(BATCH)]
     return torch.cat(parts)
 
 

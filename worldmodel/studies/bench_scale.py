@@ -53,7 +53,11 @@ def resized(info: CheckpointInfo, size: dict[str, int]) -> WorldModel:
     other predictors take a number of tokens of their own."""
     if "tokens" in size:
         config = dataclasses.replace(
-            info.model, tokens=size["tokens"], predictor="transformer", projector="mlp", width=192
+            info.model,
+            tokens=size["tokens"],
+            predictor="transformer",
+            representation="mlp",
+            width=192,
         )
     else:
         config = dataclasses.replace(info.model, width=size.get("width", info.model.width))

@@ -42,7 +42,7 @@ class Rehearsal(Trainer):
         self._sample_from([data], [latents])
         torch.manual_seed(0)
         self.model = WorldModel(c, spec)
-        self.model.projector.requires_grad_(False)
+        self.model.representation.requires_grad_(False)
         self.heads = self.teacher = self.taught = None
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.optimizers = self._optimizers()

@@ -11,7 +11,6 @@ within the page, which has no script.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib.metadata
 import io
@@ -50,8 +49,8 @@ from worldmodel.models.checkpoint import (
     find_checkpoint,
     load_info,
 )
-from worldmodel.models.decoder import FILE as DECODER
 from worldmodel.models.decoder import how_trained
+from worldmodel.models.findings import DECODER
 from worldmodel.studies.page import assemble, missing, picture, plain, plot, table
 
 LOOKS = ((VERMILION, "o"), (BLUE, "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"))
@@ -576,7 +575,7 @@ def facts(run: str, folder: Path, info: CheckpointInfo) -> str:
         f"sha256 of {WEIGHTS}": hashlib.sha256(weights).hexdigest(),
         "encoder": f"{info.encoder}, frozen; images of {info.image_size} px",
         "hash of the encoder": info.encoder_hash,
-        "latents": f"{model.tokens} x {model.dim}, projector {model.projector}",
+        "latents": f"{model.tokens} x {model.dim}, representation {model.representation}",
         "predictor": f"{model.predictor}, depth {model.depth}, width {model.width}, "
         f"context {model.context}, frameskip {model.frameskip}",
         "training": "; ".join(told) or "not recorded",
@@ -601,9 +600,7 @@ def configuration(info: CheckpointInfo) -> str:
             return [cut(each) for each in value[:16]] + more
         return value
 
-    told = yaml.safe_dump(
-        cut(dataclasses.asdict(info)), sort_keys=False, default_flow_style=None, width=100
-    )
+    told = yaml.safe_dump(cut(info.config()), sort_keys=False, default_flow_style=None, width=100)
     summary = f"All of {CONFIG}; of lists of more than 16, these"
     return f"<details><summary>{summary}</summary>\n<pre>{escape(told)}</pre></details>\n"
 

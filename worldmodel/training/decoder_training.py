@@ -113,8 +113,8 @@ def images(pixels: Array) -> Tensor:
 
 def fit(decoder: Decoder, z: Tensor, pixels: Array, config: TrainDecoderConfig) -> None:
     """Teach `decoder` what latents ``z [M, P, D]`` of frames ``[M, H, W, 3]`` look like."""
-    painter = decoder.painter
-    optimizer = torch.optim.Adam(painter.parameters(), lr=config.lr or painter.RATE)
+    network = decoder.network
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.lr or network.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     rng = np.random.default_rng(config.seed)
     bar: Progress[int]
@@ -123,9 +123,9 @@ def fit(decoder: Decoder, z: Tensor, pixels: Array, config: TrainDecoderConfig) 
             chosen = rng.integers(len(z), size=config.batch)
             truth = images(pixels[chosen])
             with torch.autocast("cpu", torch.bfloat16):
-                seen = painter(z[chosen])
+                seen = network(z[chosen])
             optimizer.zero_grad(set_to_none=True)
-            painter.loss(seen, truth).backward()
+            network.loss(seen, truth).backward()
             optimizer.step()
             schedule.step()
 

@@ -52,8 +52,9 @@ from torch import Tensor, nn
 
 from worldmodel.cli import Progress, parse_config, progress, run
 from worldmodel.data.cache import LatentCache
-from worldmodel.data.clips import Clips, ClipSampler, gather, spaced_frames
+from worldmodel.data.clips import Clips, ClipSampler, gather
 from worldmodel.data.dataset import Dataset, open_dataset
+from worldmodel.data.logs import Logs
 from worldmodel.encoders.encoder import load_encoder
 from worldmodel.errors import UserError
 from worldmodel.models.checkpoint import (
@@ -62,16 +63,10 @@ from worldmodel.models.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from worldmodel.models.pose_training import learn_pose, robot_in_images
-from worldmodel.models.world_model import (
-    Components,
-    DataSpec,
-    ModelConfig,
-    Pose,
-    Relative,
-    WorldModel,
-    principal_axes,
-)
+from worldmodel.models.config import DataSpec, ModelConfig
+from worldmodel.models.principal_components import principal_axes
+from worldmodel.models.registry import REPRESENTATIONS
+from worldmodel.models.world_model import WorldModel, near_distance
 
 
 @dataclass(frozen=True)
@@ -242,7 +237,8 @@ class Trainer:
         # Random reads from disk are slow: hold the tokens in memory where they fit.
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
         seen = self.tokens[: len(joint)]
-        self.joint = c.joint if c.model.projector == "mlp" and not self.teacher else 0.0
+        fixed = REPRESENTATIONS[c.model.representation].fixed or self.teacher is not None
+        self.joint = 0.0 if fixed else c.joint
         if self.joint and sum(tokens.nbytes for tokens in seen) < 0.6 * free:
             seen = [np.array(tokens) for tokens in seen]
         self._sample_from(joint, seen)
@@ -252,8 +248,6 @@ class Trainer:
         self.heads: Heads | None = None
         if self.teacher:
             self._inherit(self.teacher)
-        elif isinstance(self.model.projector, Components):
-            self.model.projector.fit(*self._seen(1024))
         elif self.joint:
             sample = self.sampler.draw(self.train_on, 512, 2, np.random.default_rng(c.seed))
             tokens = gather(sample, self.features).float().flatten(0, 1).to(self.device)
@@ -271,7 +265,7 @@ class Trainer:
         model, _, info = load_checkpoint(c.teacher)
         known = {**asdict(info.model), "encoder": info.encoder_hash}
         wanted = {**asdict(c.model), "encoder": self.encoder.hash}
-        for name in ("encoder", "projector", "tokens", "dim", "context", "frameskip"):
+        for name in ("encoder", "representation", "tokens", "dim", "context", "frameskip"):
             if known[name] != wanted[name]:
                 raise UserError(
                     f"{name} is {wanted[name]!r}, but the teacher's is {known[name]!r}: "
@@ -281,7 +275,7 @@ class Trainer:
 
     def _inherit(self, teacher: WorldModel) -> None:
         """Take over what makes latents, and what a predictor knows besides its weights."""
-        self.model.projector.load_state_dict(teacher.projector.state_dict())
+        self.model.representation.load_state_dict(teacher.representation.state_dict())
         known = dict(teacher.predictor.named_buffers())
         for name, buffer in self.model.predictor.named_buffers():
             if name in known:
@@ -318,20 +312,6 @@ class Trainer:
             proprio_std=tuple(float(x) for x in np.maximum(proprio.std(0), 1e-6)),
         )
 
-    def _seen(self, count: int) -> tuple[Tensor, Tensor]:
-        """Tokens ``[M, N, C]`` and pixels ``[M, H, W, 3]`` of about `count` frames to train on."""
-        rng = np.random.default_rng(self.config.seed)
-        tokens, pixels = [], []
-        episodes = list(zip(*self.train_on, strict=True))
-        for number in rng.choice(len(episodes), min(count, len(episodes)), replace=False):
-            source, first, length = episodes[number]
-            at = first + int(rng.integers(length + 1))
-            tokens.append(self.features[source][at])
-            pixels.append(self.datasets[source].pixels([at])[0])
-        stacked = (torch.from_numpy(np.stack(parts)).to(self.device) for parts in (tokens, pixels))
-        known, shown = stacked
-        return known.float(), shown
-
     def _normalised(self, proprio: Tensor) -> Tensor:
         return (proprio - self.model.proprio_mean) / self.model.proprio_std
 
@@ -345,7 +325,7 @@ class Trainer:
             terms = self._imagination(frames.float(), proprio, actions)
         else:
             tokens = frames.bfloat16()
-            z = self.model.project(tokens)
+            z = self.model.encode(tokens)
             terms = {**self._imagination(z, proprio, actions), **self._latents(z, tokens, actions)}
         weights = {**asdict(self.config.loss), "predict": 1.0}
         return sum((weights[name] * term for name, term in terms.items()), torch.zeros(())), terms
@@ -424,15 +404,11 @@ class Trainer:
         }
 
     def fix_latents(self) -> None:
-        """From here on a frame is its latents, as the averaged projector gives them, and the
+        """From here on a frame is its latents, as the averaged representation gives them, and the
         episodes are those of all datasets."""
         model, average = self.model, self.average
-        if isinstance(average.projector, Pose) and not average.projector.radius:
-            self._learn_pose(average.projector)
-            model.predictor.load_state_dict(average.predictor.state_dict())
-            self.save()
-        model.projector.load_state_dict(average.projector.state_dict())
-        model.projector.requires_grad_(False)
+        model.representation.load_state_dict(average.representation.state_dict())
+        model.representation.requires_grad_(False)
         latents = [self._project(tokens) for tokens in self.tokens]
         self._sample_from(self.datasets, latents)
         self.fixed = True
@@ -442,47 +418,31 @@ class Trainer:
         self.sampler, self.features = ClipSampler(datasets, self.config.model.frameskip), features
         self.train_on, self.held_out = self.sampler.split(self.config.held_out)
 
-    def _learn_pose(self, pose: Pose) -> None:
-        sources, frames, follows = spaced_frames(self.train_on, 110_000)
-
-        def of_all(read: Any, part: slice = slice(None)) -> Array:
-            """What `read` gives for frames of a dataset, for a part of the sampled ones."""
-            chosen, at = sources[part], frames[part]  # in the order of the datasets
-            return np.concatenate([read(i, at[chosen == i]) for i in np.unique(chosen)])
-
+    def _fit(self) -> None:
+        """Fit what is computed from the logs rather than trained, unless it is there already."""
+        parts = [self.average.representation, self.average.predictor]
+        if all(part.fitted for part in parts):
+            return
         mean, std = (
             np.array(numbers, np.float32)
             for numbers in (self.spec.proprio_mean, self.spec.proprio_std)
         )
-        joint = self.sampler.datasets
-        measured = [(data.proprio - mean) / std for data in joint]
-        acted = [np.flatnonzero(data.has_action) for data in joint]
-        some = acted[0][:: math.ceil(len(acted[0]) / 8000)]
-        told = robot_in_images(
-            joint[0].pixels(some),
-            joint[0].pixels(some + 1),
-            (measured[0][some] + measured[0][some + 1]) / 2,
+        datasets = self.sampler.datasets
+        logs = Logs(
+            datasets=datasets,
+            tokens=self.tokens[: len(datasets)],
+            episodes=self.train_on,
+            proprio=[(data.proprio - mean) / std for data in datasets],
+            encoder=self.encoder,
+            normalise_actions=self.model.normalised_actions,
+            seed=self.config.seed,
+            steps=self.config.pose_steps,
+            device=self.device,
         )
-        learn_pose(
-            pose,
-            self.encoder,
-            lambda part: of_all(lambda i, at: joint[i].pixels(at), part),
-            of_all(lambda i, at: self.tokens[i][at]),
-            of_all(lambda i, at: measured[i][at] @ told[:-1] + told[-1]),
-            follows,
-            self.config.seed,
-            self.config.pose_steps,
-        )
-        if isinstance(self.average.predictor, Relative):
-            taken = np.concatenate(
-                [data.actions[at] for data, at in zip(joint, acted, strict=True)]
-            )
-            changes = [seen[at + 1] - seen[at] for seen, at in zip(measured, acted, strict=True)]
-            self.average.predictor.orient(
-                torch.from_numpy(told),
-                self.model.normalised_actions(torch.from_numpy(taken).to(self.device)).cpu(),
-                torch.from_numpy(np.concatenate(changes)),
-            )
+        for part in parts:
+            part.fit(logs)
+        self.model.load_state_dict(self.average.state_dict())
+        self.save()
 
     @torch.no_grad()
     def _project(self, tokens: Array) -> Array:
@@ -492,15 +452,17 @@ class Trainer:
             starts = range(0, len(tokens), 2048)
             for at in progress(starts, len(starts), "latents"):
                 part = torch.from_numpy(np.array(tokens[at : at + 2048])).to(self.device)
-                parts.append(self.average.project(part).half().cpu())
+                parts.append(self.average.encode(part).half().cpu())
         return torch.cat(parts).numpy()
 
     def train_step(self) -> dict[str, float]:
         """One update. Everything random depends on the seed and the step alone, so a resumed run
         repeats an uninterrupted one to the last bit."""
         c = self.config
-        if not self.fixed and self.step >= self.joint * c.steps:
-            self.fix_latents()
+        if not self.fixed:
+            self._fit()
+            if self.step >= self.joint * c.steps:
+                self.fix_latents()
         rng = np.random.default_rng((c.seed, self.step))
         frames = c.model.context + c.loss.rollout
         clips = self.sampler.draw(self.train_on, c.batch, frames, rng)
@@ -540,7 +502,7 @@ class Trainer:
         batch = self.sampler.draw(self.held_out, clips, k + depth, rng)
         frames = gather(batch, self.features).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16):
-            z = frames.float() if self.fixed else model.project(frames.float())
+            z = frames.float() if self.fixed else model.encode(frames.float())
             proprio, actions = batch.proprio.to(self.device), batch.actions.to(self.device)
             imagined = model.rollout(
                 z[:, :k], proprio[:, :k], actions[:, : k - 1], actions[:, None, k - 1 :]
@@ -564,10 +526,20 @@ class Trainer:
         batch = self.sampler.draw(self.held_out, clips, 2, rng)
         frames, proprio = gather(batch, self.features)[:, -1].to(self.device), batch.proprio[:, -1]
         with torch.autocast(self.device.type, torch.bfloat16):
-            z = frames.float() if self.fixed else self.average.project(frames.float())
+            z = frames.float() if self.fixed else self.average.encode(frames.float())
             read = self.average.read_proprio(z).cpu()
         missed = (read - proprio).square().mean(0) / proprio.var(0).clamp_min(1e-12)
         return tuple(round(float(x), 3) for x in (1 - missed).clamp(0, 1))
+
+    @torch.no_grad()
+    def near(self, frames: int = 512) -> float:
+        """The squared latent distance that counts as near, from random held-out frames."""
+        rng = np.random.default_rng((self.config.seed, 2**31))
+        batch = self.sampler.draw(self.held_out, frames, 2, rng)
+        frame = gather(batch, self.features)[:, -1].to(self.device).float()
+        with torch.autocast(self.device.type, torch.bfloat16):
+            z = frame if self.fixed else self.average.encode(frame)
+        return near_distance(self.average, z)
 
     def save(self) -> None:
         """Write the checkpoint (what planning needs) and, beside it, the training state."""
@@ -583,6 +555,9 @@ class Trainer:
             model=c.model,
             spec=self.spec,
             readable=self.readable(),
+            near=self.near(),
+            hold=tuple(data.hold) if isinstance(data.hold, list) else data.hold,
+            action_names=data.action_names,
             probe=self.taught.probe if self.taught else {},  # as latents are the same
             familiar=self.taught.familiar if self.taught else {},
             horizon=c.horizon,

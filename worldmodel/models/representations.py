@@ -1,0 +1,74 @@
+"""Representations: how the encoder's patch tokens become latents, and how latents are compared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from worldmodel.models.config import DataSpec, ModelConfig
+from worldmodel.models.image_decoder import ImageDecoder, PatchDecoder
+from worldmodel.models.registry import REPRESENTATIONS
+
+if TYPE_CHECKING:
+    from worldmodel.data.logs import Logs
+
+
+class Representation(nn.Module):
+    """Patch tokens of one frame ``[..., N, C]`` to latents ``[..., P, D]``.
+
+    Attributes:
+        fixed: `fit` sets all weights before training; else they are trained with the predictor.
+    """
+
+    fixed: bool = False
+
+    def __init__(self, config: ModelConfig, spec: DataSpec):
+        super().__init__()
+        self.config, self.spec = config, spec
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """Raise a UserError if the sizes in `config` do not suit this representation."""
+
+    @property
+    def fitted(self) -> bool:
+        """Whether `fit` has run, or need not."""
+        return True
+
+    def fit(self, logs: Logs) -> None:
+        """Set the weights from logged frames, before training."""
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Latents ``[..., P, D]`` of patch tokens ``[..., N, C]``."""
+        raise NotImplementedError
+
+    def distance(self, z: Tensor, other: Tensor) -> Tensor:
+        """Squared distance ``[...]`` of latents ``[..., P, D]``: the mean over all channels."""
+        return (z - other).square().mean((-2, -1))
+
+    def decoder(self, side: int) -> ImageDecoder:
+        """An untrained decoder of latents to square images of `side` pixels."""
+        return PatchDecoder(self.config.tokens, self.config.dim, side)
+
+
+@REPRESENTATIONS.register("mlp")
+class MLPProjector(Representation):
+    """An MLP over all patches. One linear map reduces each token; then all are mixed, so a latent
+    may depend on the whole image."""
+
+    def __init__(self, config: ModelConfig, spec: DataSpec, narrow: int = 32, hidden: int = 1024):
+        super().__init__(config, spec)
+        self.narrow = nn.Linear(spec.token_dim, narrow)
+        self.mix = nn.Sequential(
+            nn.LayerNorm(spec.num_tokens * narrow),
+            nn.Linear(spec.num_tokens * narrow, hidden),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(hidden, hidden // 2),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(hidden // 2, config.tokens * config.dim),
+        )
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        shape = (self.config.tokens, self.config.dim)
+        return self.mix(self.narrow(tokens).flatten(-2)).unflatten(-1, shape).float()
