@@ -176,6 +176,7 @@ def test_another_seed_is_another_dataset(recorded: Path, tmp_path: Path) -> None
     assert not np.array_equal(other.proprio[0], data.proprio[0])
 
 
+@pytest.mark.slow
 def test_killed_collection_goes_on_and_ends_the_same(
     recorded: Path, module: Path, tmp_path: Path
 ) -> None:

@@ -190,6 +190,7 @@ def test_bundled_models(name: str, tmp_path: Path, capsys: pytest.CaptureFixture
     assert (out / "predictor.pt2").stat().st_size < 4 * whole + 200_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -296,6 +297,7 @@ def test_inputs_are_those_of_one_moment() -> None:
     assert inputs["distance"][1].flatten().tolist() == [5.0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_what_is_not_the_model_is_not_kept(
     checkpoint: Path,

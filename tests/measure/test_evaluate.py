@@ -274,6 +274,7 @@ def test_decisions_are_timed_while_acting(checkpoint: Path) -> None:
         run(checkpoint, agent=AgentConfig(budget_ms=30.0))
 
 
+@pytest.mark.slow
 def test_guardrails_are_judged_by_true_states(checkpoint: Path) -> None:
     """A region that nobody comes near, one that all are in, and one that no plan may be sure of."""
     far = run(checkpoint, goal_offset=5, agent=guarded("no_go:disc=9:9:1", "max_action:0.01"))
@@ -476,6 +477,7 @@ def test_wrong_checkpoints_and_settings_are_refused(
         assert message in said and said.startswith("error: ") and said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_in_130_and_leaves_no_file(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     code = (

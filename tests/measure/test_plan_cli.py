@@ -210,6 +210,7 @@ def test_explain_shows_every_iteration(folder: Path, tmp_path: Path) -> None:
         assert gif.n_frames == 3 * len(report["plans"])  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_what_was_done_so_far(folder: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from worldmodel import plan; from worldmodel.cli import progress_bar; "
@@ -311,6 +312,7 @@ def test_a_sidecar_that_does_not_fit_is_named(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["truncated"])
 def test_errors_of_a_real_process(folder: Path, tmp_path: Path, what: str) -> None:
     arguments, message = bad(folder, tmp_path)[what]

@@ -33,6 +33,7 @@ def test_probes_recover_what_is_there() -> None:
     assert linear[0] > 0.99 and linear[1] < 0.2
 
 
+@pytest.mark.slow
 def test_attention_probe_finds_the_odd_token() -> None:
     g = torch.Generator().manual_seed(0)
     tokens = 0.1 * torch.randn(1000, 9, 8, generator=g)

@@ -86,6 +86,6 @@ def test_chips_come_closer_to_the_goal() -> None:
 
 @pytest.mark.slow
 def test_rim_guardrail_loses_no_chip() -> None:
-    rules = ("strokes:start=0,end=0.05",)
+    rules = ("action_points:start=0,end=0.05",)
     _, states, _ = run("chips-open", CHIPS, {"rim": False}, 6, 8, guardrails=rules)
     assert (states[:, -1, 2:] >= 0).all()

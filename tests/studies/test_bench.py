@@ -73,6 +73,7 @@ def test_calls_are_counted_after_two_or_until_the_time_is_up() -> None:
     assert len(clock.timed(lambda: calls.append(1), 3, 1e-9)) == 1 and len(calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere getrusage says so")
 def test_the_memory_of_a_process_is_its_own() -> None:
     held = np.ones(800_000_000, np.uint8)
@@ -148,6 +149,7 @@ def test_every_part_is_measured_written_and_drawn(
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_only_what_was_asked_for_is_measured(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -167,6 +169,7 @@ def test_only_what_was_asked_for_is_measured(
     assert "| collect" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_power_law_is_found(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def row(agent: Agent, budget: Budget, config: BenchConfig) -> bench_parts.Row:
         c = agent.model.config
@@ -210,6 +213,7 @@ def test_bad_input_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_new_process_that_fails_says_why(tiny: Path) -> None:
     config = BenchConfig(checkpoint="gone")
     with pytest.raises(UserError, match="new process failed.*no checkpoint 'gone'"):

@@ -51,6 +51,7 @@ def config(folder: Path, name: str, **options: object) -> TrainConfig:
     )
 
 
+@pytest.mark.slow
 def test_it_learns_more_than_copying_the_last_frame(maze: Path) -> None:
     optim = OptimConfig(lr=2e-3, warmup=10, ema=0.95)
     settings = config(maze, "learn", steps=250, joint=0.5, held_out=0.2, optim=optim)
@@ -79,6 +80,7 @@ def test_latents_are_fixed_after_the_joint_steps(maze: Path) -> None:
     assert trainer.features[0].shape == (120 * 21, SMALL.tokens, SMALL.dim)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_keeps_the_local_weights_of_its_encoder(maze: Path) -> None:
     exported = maze / "exported"
     shutil.copytree(BUNDLED, exported)
@@ -95,6 +97,7 @@ def test_a_checkpoint_keeps_the_local_weights_of_its_encoder(maze: Path) -> None
         trainer.save()
 
 
+@pytest.mark.slow
 def test_only_the_predictor_learns_from_dynamics_data(maze: Path) -> None:
     wild = maze / "wild"
     collect(CollectConfig(env="worldmodel/Maze-v0", episodes=20, steps=15, out=wild, workers=1))
@@ -108,6 +111,7 @@ def test_only_the_predictor_learns_from_dynamics_data(maze: Path) -> None:
     assert alone.spec.proprio_mean != trainer.spec.proprio_mean  # statistics are of all frames
 
 
+@pytest.mark.slow
 def test_a_smaller_predictor_learns_to_imagine_what_its_teacher_does(maze: Path) -> None:
     teacher = tiny_checkpoint(maze / "teacher", "worldmodel/Maze-v0")
     write_finding(teacher, "probe", {"names": ["ball_x"], "weights": torch.zeros(21, 1)})
@@ -171,6 +175,7 @@ def test_fixed_representations_are_fitted_saved_and_loaded(maze: Path, name: str
     torch.testing.assert_close(kept.distance(z[0], z[1]), distance, rtol=0.02, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("joint", [0.1, 0.5])
 def test_a_killed_run_resumes_to_the_same_curve(maze: Path, tmp_path: Path, joint: float) -> None:
     """Killed after 7 steps: with the latents fixed already, and not yet."""
