@@ -334,7 +334,7 @@ def test_bad_input_is_refused_before_the_work(
         (tmp_path / "mixed" / name).write_text("")
     before = sorted(tmp_path.rglob("*"))
     for flags, said in (
-        (["--checkpoint", "pushd"], "bundled checkpoints are pusht"),
+        (["--checkpoint", "pushd"], "bundled checkpoints are maze, chips, pusht"),
         (["--onnx", "true"], "pip install 'worldmodel[onnx]'"),
         (["--onnx", "true", "--precision", "bfloat16"], "float32"),
         (["--onnx", "true", "--device", "auto"], "not auto"),

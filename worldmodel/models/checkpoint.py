@@ -266,7 +266,8 @@ def load_info(name_or_path: str | Path) -> CheckpointInfo:
         raise UserError(
             f"{path}: readable has {channels} numbers, but proprioception has {expected}"
         )
-    return dataclasses.replace(info, **read_findings(name_or_path))
+    findings: dict[str, Any] = read_findings(name_or_path)
+    return dataclasses.replace(info, **findings)
 
 
 def _build(cls: Any, content: Any, path: Path) -> Any:

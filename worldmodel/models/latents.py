@@ -67,8 +67,9 @@ class LatentClips(NamedTuple):
 
     def select(self, index: Tensor) -> LatentClips:
         """The clips with these numbers, int64 ``[m]``."""
-        tensors = (part[index] for part in self[:4])
-        return LatentClips(*tensors, self.frames[index.numpy()])  # type: ignore[misc]
+        z, proprio, past, actions, frames = self
+        parts = (part[index] for part in (z, proprio, past, actions))
+        return LatentClips(*parts, frames=frames[index.numpy()])
 
 
 def draw_latent_clips(

@@ -4,7 +4,7 @@
 
 Tokens of every frame are computed once and memory-mapped. A step draws random clips and predicts
 the next frames from real ones (teacher forcing) and from its own predictions (rollout). First
-projector and predictor are trained together, the latents kept informative by reconstruction of the
+representation and predictor are trained together, the latents kept informative by reconstruction of the
 frozen tokens, by an inverse model and by the variance and covariance terms of VICReg (Bardes et al.
 2022). Then the latents stay as they are, are computed once for every frame, and the predictor alone
 is trained on: its targets hold still, and a step costs less. Poses, components and pictures are
