@@ -5,7 +5,7 @@
 Tokens of every frame are computed once and memory-mapped. A step draws random clips and predicts
 the next frames from real ones (teacher forcing) and from its own predictions (rollout). First
 representation and predictor are trained together, the latents kept informative by reconstruction of
-the frozen tokens, by an inverse model and by the variance and covariance terms of VICReg (Bardes et al.
+the frozen tokens, an inverse model and the variance and covariance terms of VICReg (Bardes et al.
 2022). Then the latents stay as they are, are computed once for every frame, and the predictor alone
 is trained on: its targets hold still, and a step costs less. Poses, components and pictures are
 found before the first step. With a `teacher`, the latents are that checkpoint's, and the predictor,
