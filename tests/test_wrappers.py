@@ -1,4 +1,4 @@
-"""The wrappers, on our environments and on somebody else's."""
+"""The wrappers, on bundled environments and on another one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from envs.wrappers import FrameHistory, GoalImage, LatentObservation
 
 
 class Counter(gym.Env[dict[str, Any], np.ndarray]):
-    """Somebody else's environment: pixels and proprio show the number of steps taken."""
+    """An environment of another package: pixels and proprio show the number of steps taken."""
 
     metadata = {"render_modes": []}
 

@@ -129,17 +129,19 @@ def fake_python(folder: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "message"),
     [
         ("echo Killed >&2; exit 3", "crashed: exit status 3, Killed"),
         ("""read line; echo '{"error": "ImportError: no such thing"}'""", "no such thing"),
     ],
 )
-def test_a_library_that_fails_says_why(tmp_path: Path, script: str, said: str) -> None:
+def test_a_failing_library_is_reported_with_its_reason(
+    tmp_path: Path, script: str, message: str
+) -> None:
     fake_python(tmp_path, script)
     python = bench_peers.environment("torch-world", tmp_path)
     with Worker("torch-world", python, tmp_path, threads=1) as worker:
-        with pytest.raises(FailedError, match=said):
+        with pytest.raises(FailedError, match=message):
             worker.ask(case="DINOWM")
 
 
@@ -177,7 +179,7 @@ def test_our_own_process_times_a_plan(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"only": ["torchworld"]}, "did you mean 'torch-world'"),
         ({"rounds": 0}, "rounds is 0"),
@@ -185,8 +187,8 @@ def test_our_own_process_times_a_plan(tmp_path: Path) -> None:
         ({"few": (8, 8)}, "few is"),
     ],
 )
-def test_bad_settings_are_explained(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_bad_settings_are_explained(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         PeersConfig(**values)
 
 

@@ -70,7 +70,7 @@ def test_encoder_stays_frozen_inside_a_trained_model(random_encoder: Encoder) ->
 
 
 @pytest.mark.parametrize(
-    ("pixels", "said"),
+    ("pixels", "message"),
     [
         (np.zeros((1, 112, 112, 3), np.float32), "float32.*uint8"),
         (np.zeros((112, 112, 3), np.uint8), r"pixels\[None\]"),
@@ -78,8 +78,8 @@ def test_encoder_stays_frozen_inside_a_trained_model(random_encoder: Encoder) ->
         (np.zeros((1, 0, 112, 3), np.uint8), r"\[B, H, W, 3\]"),
     ],
 )
-def test_wrong_pixels_are_named(random_encoder: Encoder, pixels: np.ndarray, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_wrong_pixels_are_named(random_encoder: Encoder, pixels: np.ndarray, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         random_encoder.encode(pixels)
 
 

@@ -217,10 +217,10 @@ def test_variations_change_only_look_or_friction_until_the_next_reset(
     path = world.physics(info["state"], np.stack(actions))
     for variation in world.variations:
         options = {"variation": variation}
-        (changed, told), (again, _) = (env.reset(seed=2, options=options) for _ in range(2))
+        (changed, changed_info), (again, _) = (env.reset(seed=2, options=options) for _ in range(2))
         np.testing.assert_array_equal(changed["pixels"], again["pixels"])
         for key in ("state", "goal_state"):
-            np.testing.assert_array_equal(told[key], info[key])
+            np.testing.assert_array_equal(changed_info[key], info[key])
         looks_same = np.array_equal(changed["pixels"], usual["pixels"])
         moves_same = np.array_equal(world.physics(info["state"], np.stack(actions)), path)
         assert (looks_same, moves_same) == (variation == "friction", variation != "friction")
@@ -504,8 +504,8 @@ def chips_of(state: np.ndarray) -> np.ndarray:
 
 
 def nearest(places: np.ndarray) -> float:
-    apart = np.linalg.norm(places[:, None] - places[None], axis=-1)
-    return float((apart + np.eye(len(places))).min())
+    distances = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    return float((distances + np.eye(len(places))).min())
 
 
 def test_a_stroke_moves_only_chips_before_the_blade() -> None:

@@ -66,8 +66,8 @@ def test_closed_loop_starts_at_the_goals_start_and_reports(
 ) -> None:
     out = tmp_path / "a" / "b"
     assert main(flags(folder, out=out)) == 0
-    said = capsys.readouterr().out
-    assert said.count("\n") == 1 and "in 7 steps" in said and str(out / "plan.gif") in said
+    output = capsys.readouterr().out
+    assert output.count("\n") == 1 and "in 7 steps" in output and str(out / "plan.gif") in output
     report = json.loads((out / "report.json").read_text())
     assert report["env"] == PUSHT and report["steps"] == 7
     actions = np.array(report["actions"])
@@ -222,12 +222,12 @@ def test_ctrl_c_leaves_what_was_done_so_far(folder: Path, tmp_path: Path) -> Non
     with started([sys.executable, "-c", code, *arguments], **pipes) as process:
         assert process.stderr is not None
         before = ""
-        while "acting" not in before and process.poll() is None:  # said after every step
+        while "acting" not in before and process.poll() is None:  # printed after every step
             before = process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        said, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "goal" in said and "interrupted" in errors
+    assert "goal" in output and "interrupted" in errors
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["cost.png", "plan.gif", "plan.mp4", "report.json"]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -250,7 +250,7 @@ def test_one_plan_is_json_on_stdout(folder: Path, capsys: pytest.CaptureFixture[
 
 # ------------------------------------------------------------------------------------ bad input
 def bad(folder: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:
-    """Everything that can be wrong, and a part of what should be said about it."""
+    """Everything that can be wrong, and a part of the expected message."""
     gray, small, text = (tmp_path / name for name in ("gray.png", "small.png", "text.png"))
     Image.new("L", (112, 112)).save(gray)
     Image.new("RGB", (64, 64)).save(small)
@@ -294,10 +294,13 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         if "--out" not in arguments and "--env" in arguments:
             arguments = [*arguments, "--out", str(out)]
         assert main(arguments) == 2, what
-        said = capsys.readouterr()
-        assert said.err.startswith("error: ") and said.err.count("\n") == 1, (what, said.err)
-        assert message in said.err, (what, said.err)
-        assert said.out == "", what
+        captured = capsys.readouterr()
+        assert captured.err.startswith("error: ") and captured.err.count("\n") == 1, (
+            what,
+            captured.err,
+        )
+        assert message in captured.err, (what, captured.err)
+        assert captured.out == "", what
         assert not out.exists(), what
 
 

@@ -63,10 +63,10 @@ def test_a_linear_reading_is_in_units() -> None:
 def test_each_quarter_is_tested_by_probes_that_never_saw_it() -> None:
     """In the one quarter the latents say the opposite: only who was taught there could know."""
     y = truths(600)
-    told = y[:, :2].clone()
-    told[(y[:, :2] < 0).all(1)] *= -1
+    labels = y[:, :2].clone()
+    labels[(y[:, :2] < 0).all(1)] *= -1
     log = log_of("regions")
-    probe.probe_regions(log, parts(told), parts(y))
+    probe.probe_regions(log, parts(labels), parts(y))
     score = {row["at"]: row["r2"] for row in log.rows if row["probe"] == "MLP"}
     assert len(score) == 4 and score["low x, low y"]["x"] < 0
     assert len(log.rows) == 8 and {row["kind"] for row in log.rows} == {"region"}

@@ -125,8 +125,8 @@ def test_relative_predicts_the_same_whichever_way_the_world_is_rotate() -> None:
     robot[..., :2] = rotate(robot[..., :2], rotation[:, None])
     rotated_condition = torch.cat([acts.flatten(1), robot.flatten(1)], 1)
     change, rotated_change = predictor(z, given)[0], predictor(rotated_z, rotated_condition)[0]
-    thing = rotate(change.unflatten(-1, (3, 2)), rotation[:, None, None])[:, :, :2]
-    torch.testing.assert_close(rotated_change.unflatten(-1, (3, 2))[:, :, :2], thing)
+    object_change = rotate(change.unflatten(-1, (3, 2)), rotation[:, None, None])[:, :, :2]
+    torch.testing.assert_close(rotated_change.unflatten(-1, (3, 2))[:, :, :2], object_change)
     length = z[:, -1, 0, 2:4].norm(dim=1)
     torch.testing.assert_close((z[:, -1] + change)[:, 0, 2:4].norm(dim=1), length)
 
@@ -141,8 +141,8 @@ def test_the_robot_is_located_by_image_changes() -> None:
     for k, at in enumerate(proprio @ leads[:2] + leads[2]):
         bar = rng.uniform(-0.5, 0.5, 2)
         for i, way in enumerate((-0.08, 0.08)):
-            apart = np.hypot(line - at[0] - way, (line - at[1])[:, None])
-            frames[i, k][apart < 0.1] = 40
+            distance = np.hypot(line - at[0] - way, (line - at[1])[:, None])
+            frames[i, k][distance < 0.1] = 40
             x = bar[0] + (3 * way if k % 3 == 0 else 0)
             across, down = abs(line - x) < 0.2, abs(line - bar[1]) < 0.06
             frames[i, k][down[:, None] & across] = 90
@@ -155,11 +155,11 @@ def test_recolouring_preserves_geometry() -> None:
     images = torch.full((200, 3, 50, 50), 0.5)
     images[:, :, 10:20, 30:40] = 0.9
     painted = recolour(images, g)
-    ground, thing = painted[:, :, :1, :1], painted[:, :, 10:11, 30:31]
-    torch.testing.assert_close(painted, torch.where(images == 0.5, ground, thing))
-    of_ground, of_thing = (ground != 0.5).any(1).sum(), (thing != 0.9).any(1).sum()
-    assert 40 < of_ground < 100 and 40 < of_thing < 100  # 35 % each,
-    assert not ((ground != 0.5).any(1) & (thing != 0.9).any(1)).any()  # and never both
+    ground, object_colour = painted[:, :, :1, :1], painted[:, :, 10:11, 30:31]
+    torch.testing.assert_close(painted, torch.where(images == 0.5, ground, object_colour))
+    of_ground, of_object = (ground != 0.5).any(1).sum(), (object_colour != 0.9).any(1).sum()
+    assert 40 < of_ground < 100 and 40 < of_object < 100  # 35 % each,
+    assert not ((ground != 0.5).any(1) & (object_colour != 0.9).any(1)).any()  # and never both
     strips = add_borders(images, g)
     assert (strips[:, :, 2:-2, 2:-2] == images[:, :, 2:-2, 2:-2]).all()
     assert 60 < int((strips != images).flatten(1).any(1).sum()) < 140

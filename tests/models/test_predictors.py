@@ -48,8 +48,8 @@ def test_a_local_predictor_is_equivariant_to_shifts() -> None:
     inside = (slice(None), slice(4, 9), slice(4, 9))  # the border is felt
     torch.testing.assert_close(there.view(1, 12, 12, 3)[inside], expected[inside])
     torch.nn.init.normal_(predictor.condition[0].weight)
-    apart = model.predict(moved, proprio, actions)[0] - moved[:, 1]
-    assert not torch.allclose(apart[0, 12 * 5 + 6], apart[0, 12 * 9 + 9])
+    change = model.predict(moved, proprio, actions)[0] - moved[:, 1]
+    assert not torch.allclose(change[0, 12 * 5 + 6], change[0, 12 * 9 + 9])
 
 
 def test_a_local_predictor_needs_a_square_of_patches() -> None:

@@ -27,8 +27,13 @@ def test_principal_components_keep_variance_and_distances() -> None:
     components = components_of(9, 2)
     components.fit_frames(tokens, torch.empty(0))
     z = components.encode(tokens)
-    apart, seen = (tokens[:200] - tokens[200:]).norm(dim=-1), (z[:200] - z[200:]).norm(dim=-1)
-    torch.testing.assert_close(seen / seen.mean(), apart / apart.mean(), rtol=1e-3, atol=1e-3)
+    in_tokens, in_latents = (
+        (tokens[:200] - tokens[200:]).norm(dim=-1),
+        (z[:200] - z[200:]).norm(dim=-1),
+    )
+    torch.testing.assert_close(
+        in_latents / in_latents.mean(), in_tokens / in_tokens.mean(), rtol=1e-3, atol=1e-3
+    )
     assert (z - z.mean(0)).std() == pytest.approx(1.0, abs=0.01)
     one = components_of(9, 1)
     one.fit_frames(tokens, torch.empty(0))
@@ -68,7 +73,7 @@ def test_patch_pictures_are_read_off_tokens_and_compare_positions() -> None:
     assert (z - z.mean(0)).std() == pytest.approx(1.0, abs=0.02)
     assert representation.distance(z[:300], z[300:]).mean() == pytest.approx(2.0, rel=0.1)
     line = representation.encode(tokens(dots(torch.tensor([[4, 4 * k] for k in range(8)]))))
-    apart = representation.distance(line, line[:1]).sqrt()
-    assert (apart.diff() > 0.05).all(), apart  # across patches, too
+    distances = representation.distance(line, line[:1]).sqrt()
+    assert (distances.diff() > 0.05).all(), distances  # across patches, too
     with pytest.raises(UserError, match="16 patches of 3 channels"):
         PatchPictures(replace(sizes, dim=3), spec)

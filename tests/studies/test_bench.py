@@ -79,7 +79,7 @@ def test_the_memory_of_a_process_is_its_own() -> None:
     held = np.ones(800_000_000, np.uint8)
     ours = clock.peak_mb()
     assert ours > held.nbytes / 1e6
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", "from worldmodel.studies.clock import peak_mb; print(peak_mb())"],
         capture_output=True,
         text=True,
@@ -87,7 +87,7 @@ def test_the_memory_of_a_process_is_its_own() -> None:
         timeout=60,
         cwd=Path(clock.__file__).parents[2],
     )
-    assert 20 < float(said.stdout) < ours - 300
+    assert 20 < float(output.stdout) < ours - 300
 
 
 # ----------------------------------------------------------------------------------- the command

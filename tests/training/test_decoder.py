@@ -43,7 +43,7 @@ def test_ssim_and_psnr_are_those_of_scikit_image() -> None:
 
 
 def test_a_scene_puts_things_where_the_pose_says_and_the_robot_above() -> None:
-    """A red bar that reaches to the right of the thing's middle, and a blue dot for the robot."""
+    """A red bar that reaches to the right of the block's centre, and a blue dot for the robot."""
     scene = SpriteDecoder(100, SCALE)
     with torch.no_grad():
         scene.ground.fill_(1.0)
@@ -59,7 +59,7 @@ def test_a_scene_puts_things_where_the_pose_says_and_the_robot_above() -> None:
         pose = torch.cat([SCALE * place, torch.tensor(turn), SCALE * robot])
         image = (scene(pose[None, None])[0].clamp(0, 1) * 255).round().int()
         red, blue, white = [255, 0, 0], [0, 0, 255], [255, 255, 255]
-        x, y = 60, 30  # of the thing, in pixels
+        x, y = 60, 30  # of the block, in pixels
         assert image[:, y + down, x + right].tolist() == red
         assert image[:, y - down, x - right].tolist() == white
         assert image[:, 80, 20].tolist() == blue
@@ -144,11 +144,11 @@ def test_a_decoder_of_other_latents_or_a_damaged_one_is_refused(tmp_path: Path) 
 def test_bad_input_is_refused_before_the_work(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for flags, said in (
+    for flags, message in (
         (["--data", str(data), "--checkpoint", "maze"], "is of worldmodel/PushT-v0"),
         (["--data", str(data), "--checkpoint", "pusht", "--steps", "0"], "steps is 0"),
         (["--data", str(tmp_path / "no"), "--checkpoint", "pusht"], str(tmp_path / "no")),
         (["--data", "x", "--checkpoint", "pusht", "--out", str(tmp_path / "a" / "b")], "no folder"),
     ):
         assert main(flags) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

@@ -39,8 +39,8 @@ def address() -> Iterator[str]:
         assert server.stdout is not None
         yield server.stdout.readline().split()[1]
         server.terminate()
-        _, said = server.communicate(timeout=30)
-    assert "Traceback" not in said, said
+        _, output = server.communicate(timeout=30)
+    assert "Traceback" not in output, output
 
 
 @pytest.fixture(scope="module")
