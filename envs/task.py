@@ -62,9 +62,8 @@ class Scene:
 class Task:
     """The interface, with defaults for everything that is optional.
 
-    Required: `state_names`, `get_state`, `success`, `render_state`, `physics`; a ``reset`` that
-    takes ``options={"state": ..., "variation": [...]}``; and ``info`` with ``state`` after
-    ``reset`` and ``step``. Collecting data needs none of them.
+    Required: `state_names`, `get_state`, `success`, `render_state`, `physics`, and a ``reset`` that
+    takes ``options={"state": ..., "variation": [...]}``. Collecting data needs none of them.
     """
 
     state_names: tuple[str, ...]
@@ -222,6 +221,12 @@ def find_task(env: gym.Env[Any, Any]) -> Any:
             return None
         layer = layer.env
     return layer
+
+
+def has_state(env: gym.Env[Any, Any]) -> bool:
+    """Whether there is a task that tells the state."""
+    task = find_task(env)
+    return task is not None and type(task).get_state is not Task.get_state
 
 
 def task_of(env: gym.Env[Any, Any]) -> Any:

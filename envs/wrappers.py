@@ -20,6 +20,8 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
+from envs.task import find_task
+
 Array = NDArray[Any]
 Obs = dict[str, Any]
 # Latents have no known bounds. These are finite because Gymnasium's checker wants finite ones.
@@ -87,6 +89,39 @@ class PixelsAndProprio(gym.ObservationWrapper[Obs, Any, Any], RecordConstructorA
             "pixels": resized(pixels, self._size),
             "proprio": vector if vector.size else np.zeros(1, np.float32),
         }
+
+
+class StateInInfo(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
+    """Adds ``state`` to ``info``, from the environment's task, where it is not there already.
+
+    Args:
+        env: has a `envs.task.Task`.
+
+    Raises:
+        ValueError: it has none.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        self._task = find_task(env)
+        if self._task is None:
+            raise ValueError(f"{env} has no envs.task.Task")
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Obs, dict[str, Any]]:
+        """Reset, and add the state."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        return obs, self._with_state(info)
+
+    def step(self, action: Any) -> tuple[Obs, Any, bool, bool, dict[str, Any]]:
+        """Step, and add the state."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, reward, terminated, truncated, self._with_state(info)
+
+    def _with_state(self, info: dict[str, Any]) -> dict[str, Any]:
+        return info if "state" in info else {**info, "state": self._task.get_state()}
 
 
 def resized(pixels: Any, size: int) -> Array:

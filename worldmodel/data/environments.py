@@ -15,8 +15,8 @@ from worldmodel.errors import UserError
 def create_env(
     env_id: str, env_kwargs: Mapping[str, Any], image_size: int, max_steps: int
 ) -> gym.Env[Any, Any]:
-    """An environment whose observations are ``pixels`` and ``proprio``; see
-    `envs.wrappers.PixelsAndProprio`.
+    """An environment whose observations are ``pixels`` and ``proprio`` and whose ``info`` has the
+    ``state`` where there is a task; see `envs.wrappers`.
 
     Args:
         env_id: Gymnasium id. ``my_package:MyEnv-v0`` imports ``my_package`` first.
@@ -29,7 +29,8 @@ def create_env(
         UserError: no such environment, wrong arguments, or nothing to render.
     """
     import envs  # noqa: F401  (registers the bundled environments)
-    from envs.wrappers import PixelsAndProprio, has_pixels_and_proprio
+    from envs.task import has_state
+    from envs.wrappers import PixelsAndProprio, StateInInfo, has_pixels_and_proprio
 
     try:
         module, _, name = env_id.rpartition(":")
@@ -40,14 +41,18 @@ def create_env(
     except (gym.error.Error, ImportError, AttributeError) as error:
         known = ", ".join(sorted(name for name in gym.registry if name.startswith("worldmodel/")))
         raise UserError(f"no environment {env_id!r} ({error}); bundled are {known}") from None
-    kwargs: dict[str, Any] = {"render_mode": "rgb_array", **env_kwargs}
-    if creator is not None and "image_size" in inspect.signature(creator).parameters:
+    accepted = inspect.signature(creator).parameters if creator is not None else {}
+    kwargs = dict(env_kwargs)
+    if "image_size" in accepted:
         kwargs.setdefault("image_size", image_size)
+    if "render_mode" in accepted or any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        kwargs.setdefault("render_mode", "rgb_array")
     try:
         env: gym.Env[Any, Any] = gym.make(
             name, max_episode_steps=max_steps, disable_env_checker=True, **kwargs
         )
-        fits = has_pixels_and_proprio(env, image_size)
-        return env if fits else PixelsAndProprio(env, image_size)
+        if not has_pixels_and_proprio(env, image_size):
+            env = PixelsAndProprio(env, image_size)
+        return StateInInfo(env) if has_state(env) else env
     except (TypeError, ValueError, gym.error.Error, ImportError) as error:
         raise UserError(f"cannot make {env_id} with {dict(env_kwargs)}: {error}") from None

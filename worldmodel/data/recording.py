@@ -82,7 +82,6 @@ class Recorder:
         except ValueError as error:
             raise UserError(f"{config.env}: {error}") from None
         low, high = self._bounds()
-        info = self._with_state(info)
         frames, infos = [obs], [info]
         actions, rewards, ends = [], [], []
         over = False
@@ -90,7 +89,6 @@ class Recorder:
             # Clipped before it is recorded, so that the model sees the action that was executed.
             action = np.clip(policy(obs, info), low, high).astype(low.dtype)
             obs, reward, terminated, truncated, info = self.env.step(action)
-            info = self._with_state(info)
             frames.append(obs)
             infos.append(info)
             actions.append(action)
@@ -158,15 +156,6 @@ class Recorder:
         from envs.task import find_task
 
         return find_task(self.env)
-
-    def _with_state(self, info: dict[str, Any]) -> dict[str, Any]:
-        """`info`, with the ``state`` of the task where it has none."""
-        from envs.task import Task
-
-        task = self._task()
-        if "state" in info or task is None or type(task).get_state is Task.get_state:
-            return info
-        return {**info, "state": task.get_state()}
 
     def _bounds(self) -> tuple[Array, Array]:
         space = self.env.action_space
