@@ -146,7 +146,7 @@ class Agent:
             {rule.photo: self._seen_in(rule.photo) for rule in self.rules if rule.photo},
             self.model.distance,
             self._familiar(),
-            getattr(info, "action_names", ()),
+            info.action_names,
             self.model.action_low.tolist(),
             self.model.action_high.tolist(),
         )

@@ -1,0 +1,82 @@
+"""Environments of other packages: a small wrapper that is a Task makes the whole chain run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pipeline import run_pipeline
+
+REACHER = '''
+"""Gymnasium's Reacher, with a Task: bring the finger tip to where the goal image shows it."""
+
+import gymnasium as gym
+import numpy as np
+
+from envs.task import Task
+
+
+class ReacherTask(gym.Wrapper, Task):
+    state_names = ("angle", "elbow_angle", "target_x", "target_y", "v1", "v2", "v3", "v4")
+    action_names = ("shoulder", "elbow")
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = self.env.reset(seed=seed)
+        if options and "state" in options:
+            self.set_state(options["state"])
+            obs = self.unwrapped._get_obs()
+        return obs, info
+
+    def set_state(self, state):
+        self.unwrapped.set_state(np.asarray(state[:4]), np.asarray(state[4:]))
+
+    def get_state(self):
+        data = self.unwrapped.data
+        return np.concatenate([data.qpos, data.qvel])
+
+    def tip(self, states):
+        first, both = states[..., 0], states[..., 0] + states[..., 1]
+        return 0.1 * np.stack([np.cos(first), np.sin(first)], -1) + 0.11 * np.stack(
+            [np.cos(both), np.sin(both)], -1
+        )
+
+    def distance(self, states, goal):
+        return np.square((self.tip(states) - self.tip(goal)) / 0.02).sum(-1)
+
+    def success(self, state, goal):
+        return bool(self.distance(state, goal) < 1)
+
+    def render_state(self, state):
+        before = self.get_state()
+        self.set_state(state)
+        image = self.env.render()
+        self.set_state(before)
+        return image
+
+    def physics(self, state, actions):
+        before = self.get_state()
+        self.set_state(state)
+        states = [self.get_state()]
+        for action in actions:
+            self.unwrapped.do_simulation(action, self.unwrapped.frame_skip)
+            states.append(self.get_state())
+        self.set_state(before)
+        return np.stack(states)
+
+    def hold(self, obs):
+        return np.zeros(2, np.float32)
+
+
+def make(**kwargs):
+    return ReacherTask(gym.make("Reacher-v5", **kwargs))
+
+
+gym.register("ReacherTask-v0", entry_point=make)
+'''
+
+
+@pytest.mark.slow
+def test_the_whole_chain_runs_on_gymnasiums_reacher(tmp_path: Path) -> None:
+    (tmp_path / "reacher.py").write_text(REACHER)
+    result = run_pipeline(tmp_path, "reacher:ReacherTask-v0")
+    assert result["ceiling"]["episodes"] == 1 and result["random"]["episodes"] == 2
