@@ -68,8 +68,9 @@ class LatentClips(NamedTuple):
     def select(self, index: Tensor) -> LatentClips:
         """The clips with these numbers, int64 ``[m]``."""
         z, proprio, past, actions, frames = self
-        parts = (part[index] for part in (z, proprio, past, actions))
-        return LatentClips(*parts, frames=frames[index.numpy()])
+        return LatentClips(
+            z[index], proprio[index], past[index], actions[index], frames[index.numpy()]
+        )
 
 
 def draw_latent_clips(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,18 @@ if TYPE_CHECKING:
 class Predictor(nn.Module):
     """Latents of the context, and a condition (actions and proprioception), to the change of both.
 
-    Subclasses end with the linear layers `next_z` and `next_proprio`, and hold the rest of their
+    Subclasses end with the linear layers `next_z` and `next_proprio`, and hold most of their
     matrices in `blocks`.
+
+    Attributes:
+        per_token: the blocks run for each latent token, rather than once a frame.
+        expansion: hidden width of a block, as a multiple of the predictor's width.
     """
 
-    blocks: nn.Module
+    per_token: ClassVar[bool] = False
+    expansion: ClassVar[int] = 2
+
+    blocks: nn.Sequential | nn.ModuleList
     next_z: nn.Linear
     next_proprio: nn.Linear
 
@@ -66,6 +73,9 @@ class Predictor(nn.Module):
 class TransformerPredictor(Predictor):
     """A transformer over latent tokens, with the context frames stacked in channels. The condition
     enters through AdaLN (Peebles and Xie 2023), or is appended to each token (Zhou et al. 2025)."""
+
+    per_token = True
+    expansion = 4
 
     def __init__(self, config: ModelConfig, spec: DataSpec):
         super().__init__(config, spec)
@@ -126,6 +136,7 @@ class LocalPredictor(Predictor):
     """The same small network for every patch, which sees the patches around it: dynamics learnt at
     one place apply everywhere. The condition is combined with the patch's position."""
 
+    per_token = True
     REACH = 3  # patches to each side that a patch depends on
 
     centres: Tensor

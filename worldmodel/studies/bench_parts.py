@@ -135,10 +135,9 @@ def plan_row(agent: Agent, budget: Budget, config: BenchSettings) -> Row:
 
 def widest_product(model: WorldModel, candidates: int) -> tuple[int, int, int]:
     """m, k, n of the first product in the predictor's MLPs for so many candidates."""
-    c = model.config
-    per_token = c.predictor in ("local", "transformer")
-    rows = candidates * (c.tokens if per_token else 1)
-    return min(rows, MOST_ROWS), c.width, (4 if c.predictor == "transformer" else 2) * c.width
+    c, predictor = model.config, model.predictor
+    rows = candidates * (c.tokens if predictor.per_token else 1)
+    return min(rows, MOST_ROWS), c.width, predictor.expansion * c.width
 
 
 def bench_plan(config: BenchSettings, loaded: Loaded) -> Iterator[Row]:

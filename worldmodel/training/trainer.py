@@ -420,8 +420,8 @@ class Trainer:
 
     def _fit(self) -> None:
         """Fit what is computed from the logs rather than trained, unless it is there already."""
-        parts = [self.average.representation, self.average.predictor]
-        if all(part.fitted for part in parts):
+        representation, predictor = self.average.representation, self.average.predictor
+        if representation.fitted and predictor.fitted:
             return
         mean, std = (
             np.array(numbers, np.float32)
@@ -439,8 +439,8 @@ class Trainer:
             steps=self.config.pose_steps,
             device=self.device,
         )
-        for part in parts:
-            part.fit(logs)
+        representation.fit(logs)
+        predictor.fit(logs)
         self.model.load_state_dict(self.average.state_dict())
         self.save()
 

@@ -124,7 +124,7 @@ def learn(pose: PlanarPose, frames: Frames, seed: int, steps: int, batch: int) -
                 optimizer.step()
             with torch.no_grad():
                 decay = min(0.99, (1 + step) / (10 + step))
-                torch._foreach_lerp_(list(pose.parameters()), parameters, 1 - decay)
+                torch._foreach_lerp_(list(pose.parameters()), list(student.parameters()), 1 - decay)
             bar.update(1, loss=float(loss.detach()))
 
 
