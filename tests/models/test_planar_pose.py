@@ -30,7 +30,8 @@ from worldmodel.models.planar_pose.image_motions import (
 from worldmodel.models.planar_pose.representation import SCALE
 from worldmodel.models.planar_pose.robot import fit_robot_map
 from worldmodel.models.world_model import WorldModel
-from worldmodel.training.trainer import TrainConfig, Trainer
+from worldmodel.training.config import TrainConfig
+from worldmodel.training.trainer import start
 
 SPEC = DataSpec(64, 192, (-1.0, -2.0), (1.0, 2.0), (0.0,) * 3, (1.0,) * 3)
 POSE = ModelConfig(
@@ -239,27 +240,26 @@ def test_a_planar_pose_is_learnt_saved_and_resumed(
         horizon=2,
         model=replace(POSE, frameskip=5),
     )
-    trainer = Trainer(config)
-    assert "reconstruct" not in trainer.train_step()
-    z = trainer.features[0][:, 0]
-    state = trainer.datasets[0].state
+    trainer, loop = start(config)
+    assert "reconstruct" not in loop.update()
+    z = trainer.frames.features[0][:, 0]
+    state = trainer.frames.datasets[0].state
     assert state is not None
     true = np.stack([state[:, 2], -state[:, 3]], 1)
     given = np.c_[z[:, :2], np.ones(len(z))].astype(np.float64)
     miss = true - given @ np.linalg.lstsq(given, true, rcond=None)[0]
     assert (miss.var(0) < 0.05 * true.var(0)).all(), miss.var(0) / true.var(0)
-    radius = trainer.average.representation.radius
+    radius = trainer.averaged.representation.radius
     assert 0.05 < float(radius) < 0.36
     np.testing.assert_allclose(np.linalg.norm(z[:, 2:4], axis=1), SCALE * float(radius), rtol=0.02)
-    assert trainer.average.predictor.action_to_motion.any()
+    assert trainer.averaged.predictor.action_to_motion.any()
 
-    resumed = Trainer(replace(config, resume=True))
-    resumed.resume()
-    resumed.train_step()
-    assert (resumed.features[0][:, 0] == z).all() and len(calls) == 1
+    resumed, loop = start(replace(config, resume=True))
+    loop.update()
+    assert (resumed.frames.features[0][:, 0] == z).all() and len(calls) == 1
     model, _, info = load_checkpoint(str(pushes / "run" / "checkpoint"))
     assert info.model.representation == "planar_pose"
-    tokens = torch.from_numpy(np.array(trainer.tokens[0][:4])).float()
+    tokens = torch.from_numpy(np.array(trainer.frames.tokens[0][:4])).float()
     torch.testing.assert_close(
-        model.encode(tokens), trainer.average.encode(tokens), rtol=0, atol=0.3
+        model.encode(tokens), trainer.averaged.encode(tokens), rtol=0, atol=0.3
     )

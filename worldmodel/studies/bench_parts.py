@@ -28,7 +28,7 @@ from worldmodel.measure.environments import make_env
 from worldmodel.measure.tasks import render
 from worldmodel.models.checkpoint import CheckpointInfo
 from worldmodel.models.world_model import WorldModel
-from worldmodel.studies.bench_training import Rehearsal
+from worldmodel.studies.bench_training import rehearse
 from worldmodel.studies.clock import peak_mb, product_gflops, timed
 from worldmodel.studies.operations import matrix_operations
 
@@ -173,13 +173,13 @@ def bench_encode(config: BenchSettings, loaded: Loaded) -> Iterator[Row]:
 
 def bench_train(config: BenchSettings, loaded: Loaded) -> Iterator[Row]:
     """One optimiser step of the training that the checkpoint had, on random latents."""
-    trainer = Rehearsal(loaded[2])
-    operations = matrix_operations(trainer.train_step)
+    trainer, loop = rehearse(loaded[2], loaded[1], torch.device("cpu"))
+    operations = matrix_operations(loop.update)
     batch = trainer.config.batch
     yield Row(
         "train",
         f"train, batch {batch}, {trainer.config.loss.rollout} model steps",
-        timed(trainer.train_step, config.plans, config.seconds),
+        timed(loop.update, config.plans, config.seconds),
         "samples/s",
         batch,
         operations=operations,

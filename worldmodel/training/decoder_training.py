@@ -1,13 +1,10 @@
-"""Teach a decoder to show what latents look like, on frozen latents.
+"""Training of a decoder on frozen latents.
 
-    python -m worldmodel.train_decoder --data data/pusht --checkpoint pusht --picture decoder.png
-
-The decoder is for people's eyes alone: nothing it learns reaches encoder or predictor. It is taught
-on encoded frames only, so where a picture of the future is blurred or wrong, the imagination is. On
-held-out episodes it prints how like the true frames its pictures are, of latents that were encoded
-and of some imagined 1, 2, ... model steps ahead: PSNR, and SSIM (Wang et al. 2004). Beside it is
-what the average frame would get, as most of an image never changes. `--picture` draws reality and
-imagination one above the other.
+A decoder is for people to look at: neither encoder nor predictor learns anything from it. It is
+trained on encoded frames only, so a blurred or wrong picture of the future shows an error of the
+predictions. On held-out episodes, PSNR and SSIM (Wang et al. 2004) compare its pictures with the
+recorded frames, for encoded latents and for predictions 1, 2, ... model steps ahead. The baseline
+is the average frame, as most of an image never changes.
 """
 
 from __future__ import annotations
@@ -20,19 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from worldmodel.cli import (
-    Progress,
-    atomic_write_bytes,
-    atomic_write_json,
-    parse_config,
-    progress,
-    run,
-)
+from worldmodel.cli import Progress, atomic_write_bytes, progress
+from worldmodel.cli.device import autocast, pick_device
 from worldmodel.data.dataset import open_dataset, split
 from worldmodel.errors import UserError
 from worldmodel.models.checkpoint import load_checkpoint
@@ -40,27 +30,27 @@ from worldmodel.models.decoder import Decoder, latents_hash, save_decoder
 from worldmodel.models.latents import draw_latent_clips, frames_of, imagine, latents_of
 
 Array = NDArray[Any]
-CONSTANTS = (0.01**2, 0.03**2)  # of SSIM
+SSIM_SIGMA, SSIM_RADIUS = 1.5, 5  # of SSIM's Gaussian window, pixels
 
 
 @dataclass(frozen=True)
 class TrainDecoderConfig:
-    """What to learn from, and for how long.
+    """One training run of a decoder.
 
     Attributes:
-        data: folders of the data that the checkpoint learnt from, or of more like it, separated by
-            commas.
-        checkpoint: bundled name or folder; it gets the decoder.
-        frames: frames to learn from.
+        data: folders of the checkpoint's training data, or of similar data, separated by commas.
+        checkpoint: bundled name or folder; the decoder is stored with it.
+        frames: frames to train on.
         steps: optimiser steps.
         batch: frames per step.
-        lr: peak learning rate; falls to zero along a cosine. 0: what suits the decoder.
-        held_out: share of the episodes that pictures are judged on.
-        clips: of held-out episodes, to judge them.
-        horizon: model steps imagined in these; 0: the checkpoint's.
-        seed: of the draw.
-        picture: PNG of some of these clips; empty draws none.
-        out: JSON file for the result; empty writes none.
+        lr: peak learning rate, which falls to zero along a cosine. 0: the decoder's default.
+        held_out: share of the episodes that pictures are compared on.
+        clips: held-out clips to compare.
+        horizon: model steps predicted in these clips; 0: the checkpoint's.
+        seed: of initialisation and sampling.
+        device: auto, cpu, cuda or mps.
+        picture: PNG of four of these clips; empty: none.
+        out: JSON file for the result; empty: none.
     """
 
     data: str
@@ -73,6 +63,7 @@ class TrainDecoderConfig:
     clips: int = 500
     horizon: int = 0
     seed: int = 0
+    device: str = "auto"
     picture: str = ""
     out: str = ""
 
@@ -86,34 +77,38 @@ class TrainDecoderConfig:
                 raise UserError(f"cannot write {path}: there is no folder {path.parent}")
 
 
-def ssim(one: Tensor, other: Tensor) -> Tensor:
-    """Structural similarity ``[B]`` of images ``[B, 3, H, W]`` from 0 to 1 (Wang et al. 2004), in a
-    Gaussian window of 1.5 pixels; the mean over channels and over where the window fits."""
-    line = torch.arange(-5.0, 6.0, device=one.device)
-    line = torch.exp(-line.square() / (2 * 1.5**2))
-    line = (line / line.sum()).expand(15, 1, 1, -1)
-    both = torch.cat([one, other, one * one, other * other, one * other], 1)
-    both = F.conv2d(F.conv2d(both, line, groups=15), line.transpose(2, 3), groups=15)
-    m, n, mm, nn, mn = both.chunk(5, 1)
-    (c, d), product = CONSTANTS, m * n
-    alike = (2 * product + c) * (2 * (mn - product) + d)
-    scale = (m * m + n * n + c) * (mm - m * m + nn - n * n + d)
-    return (alike / scale).flatten(1).mean(1)
+def ssim(images: Tensor, others: Tensor) -> Tensor:
+    """Structural similarity ``[B]`` of images ``[B, 3, H, W]`` in [0, 1]: the mean over all pixels
+    around which the window fits."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    _, full = structural_similarity_index_measure(
+        images, others, data_range=1.0, sigma=SSIM_SIGMA, reduction="none", return_full_image=True
+    )
+    inner = slice(SSIM_RADIUS, -SSIM_RADIUS)
+    similarity: Tensor = full[..., inner, inner].flatten(1).mean(1)
+    return similarity
 
 
-def psnr(one: Tensor, other: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio ``[B]`` in decibels of images ``[B, 3, H, W]`` from 0 to 1."""
-    return -10 * (one - other).square().flatten(1).mean(1).clamp_min(1e-10).log10()
+def psnr(images: Tensor, others: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio ``[B]``, dB, at most 100, of images ``[B, 3, H, W]`` in [0, 1]."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
+    ratio: Tensor = peak_signal_noise_ratio(
+        images, others, data_range=1.0, reduction="none", dim=(1, 2, 3)
+    )
+    return ratio.clamp_max(100.0)
 
 
-def images(pixels: Array) -> Tensor:
-    """uint8 ``[B, H, W, 3]`` as float ``[B, 3, H, W]`` from 0 to 1."""
+def as_tensor(pixels: Array) -> Tensor:
+    """uint8 ``[B, H, W, 3]`` as float ``[B, 3, H, W]`` in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, 1).float() / 255
 
 
 def fit(decoder: Decoder, z: Tensor, pixels: Array, config: TrainDecoderConfig) -> None:
-    """Teach `decoder` what latents ``z [M, P, D]`` of frames ``[M, H, W, 3]`` look like."""
+    """Train `decoder` on latents ``z [M, P, D]`` of frames ``[M, H, W, 3]``."""
     network = decoder.network
+    device = next(network.parameters()).device
     optimizer = torch.optim.Adam(network.parameters(), lr=config.lr or network.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     rng = np.random.default_rng(config.seed)
@@ -121,47 +116,55 @@ def fit(decoder: Decoder, z: Tensor, pixels: Array, config: TrainDecoderConfig) 
     with progress(range(config.steps), config.steps, "decoder") as bar:
         for _ in bar:
             chosen = rng.integers(len(z), size=config.batch)
-            truth = images(pixels[chosen])
-            with torch.autocast("cpu", torch.bfloat16):
-                seen = network(z[chosen])
+            target = as_tensor(pixels[chosen]).to(device)
+            with autocast(device):
+                painted = network(z[chosen].to(device))
             optimizer.zero_grad(set_to_none=True)
-            network.loss(seen, truth).backward()
+            network.loss(painted, target).backward()
             optimizer.step()
             schedule.step()
 
 
-def judge(decoder: Decoder, z: Tensor, pixels: Array, average: Tensor) -> list[dict[str, Any]]:
-    """How like true frames ``[B, 1 + T, H, W, 3]`` are the pictures of latents
-    ``[B, 1 + T, P, D]``, encoded (depth 0) and imagined; and the `average` frame ``[3, H, W]``."""
+def compare(decoder: Decoder, z: Tensor, pixels: Array, average: Tensor) -> list[dict[str, Any]]:
+    """Similarity of painted latents and recorded frames, by the number of predicted steps.
+
+    Args:
+        decoder: trained.
+        z: encoded latents, then predicted ones, ``[B, 1 + T, P, D]``.
+        pixels: the recorded frames ``[B, 1 + T, H, W, 3]``.
+        average: the average frame ``[3, H, W]``.
+    """
     rows = []
     for depth in range(z.shape[1]):
-        truth = images(pixels[:, depth])
-        seen = images(decoder.paint(z[:, depth]))
-        flat = average.expand_as(truth)
+        target = as_tensor(pixels[:, depth])
+        painted = as_tensor(decoder.paint(z[:, depth]))
+        baseline = average.expand_as(target)
+        similarity = ssim(painted, target)
         rows.append(
             {
                 "depth": depth,
-                "psnr": float(psnr(seen, truth).mean()),
-                "ssim": float(ssim(seen, truth).mean()),
-                "ssim_worst_tenth": float(ssim(seen, truth).quantile(0.1)),
-                "average_psnr": float(psnr(flat, truth).mean()),
-                "average_ssim": float(ssim(flat, truth).mean()),
+                "psnr": float(psnr(painted, target).mean()),
+                "ssim": float(similarity.mean()),
+                "ssim_worst_tenth": float(similarity.quantile(0.1)),
+                "average_psnr": float(psnr(baseline, target).mean()),
+                "average_ssim": float(ssim(baseline, target).mean()),
             }
         )
     return rows
 
 
 def train_decoder(config: TrainDecoderConfig) -> dict[str, Any]:
-    """Train, judge, keep the decoder with its checkpoint; returns what `--out` holds.
+    """Train a decoder, compare its pictures, and store it with its checkpoint.
 
     Raises:
-        UserError: an unusable checkpoint or dataset, or images that are no squares.
+        UserError: an unusable checkpoint or dataset, or images that are not square.
     """
-    model, encoder, info = load_checkpoint(config.checkpoint)
+    device = pick_device(config.device)
+    model, encoder, info = load_checkpoint(config.checkpoint, device=device)
     datasets = [open_dataset(path) for path in config.data.split(",") if path]
     horizon = config.horizon or info.horizon
     rng = np.random.default_rng(config.seed)
-    pixels, z, truth, found = [], [], [], []
+    pixels, z, recorded, predicted = [], [], [], []
     for data in datasets:
         if data.env_id != info.env_id:
             raise UserError(f"{data.path} is of {data.env_id}, the checkpoint of {info.env_id}")
@@ -172,37 +175,39 @@ def train_decoder(config: TrainDecoderConfig) -> dict[str, Any]:
         z.append(latents_of(model, encoder, data, frames))
         count = math.ceil(config.clips / len(datasets))
         clips = draw_latent_clips(model, encoder, data, held_out, count, horizon, rng)
-        found.append(imagine(model, clips))
-        truth.append(np.stack([data.pixels(moments) for moments in clips.frames.T], 1))
+        predicted.append(imagine(model, clips))
+        recorded.append(np.stack([data.pixels(moments) for moments in clips.frames.T], 1))
 
-    shown, true = np.concatenate(pixels), np.concatenate(truth)
-    side = shown.shape[1]
-    if shown.shape[2] != side:
-        raise UserError(f"{config.data} has images of {shown.shape[1:3]}: squares are needed")
+    images, targets = np.concatenate(pixels), np.concatenate(recorded)
+    side = images.shape[1]
+    if images.shape[2] != side:
+        raise UserError(f"{config.data} has images of {images.shape[1:3]}: a decoder needs squares")
     torch.manual_seed(config.seed)
-    decoder = Decoder(model, side)
-    fit(decoder, torch.cat(z), shown, config)
+    decoder = Decoder(model, side).to(device)
+    fit(decoder, torch.cat(z), images, config)
     decoder.eval()
-    imagination = torch.cat(found).unflatten(-1, z[0].shape[1:])
-    average = images(shown[:: max(1, len(shown) // 1000)]).mean(0)
+    futures = torch.cat(predicted).unflatten(-1, z[0].shape[1:])
+    average = as_tensor(images[:: max(1, len(images) // 1000)]).mean(0)
     result = {
         "checkpoint": config.checkpoint,
         "data": config.data,
         "data_hash": [data.hash for data in datasets],
-        "clips": len(true),
-        "by_depth": judge(decoder, imagination, true, average),
+        "clips": len(targets),
+        "by_depth": compare(decoder, futures, targets, average),
         "settings": {k: v for k, v in asdict(config).items() if k not in ("out", "picture")},
     }
     save_decoder(config.checkpoint, decoder, latents_hash(model, info.encoder_hash), result)
     if config.picture:
-        some = np.linspace(0, len(true) - 1, 4).astype(int)
-        atomic_write_bytes(config.picture, draw(true[some], decoder.paint(imagination[some])))
+        some = np.linspace(0, len(targets) - 1, 4).astype(int)
+        atomic_write_bytes(
+            config.picture, contact_sheet(targets[some], decoder.paint(futures[some]))
+        )
     return result
 
 
-def draw(truth: Array, seen: Array) -> bytes:
-    """A PNG of true frames ``[n, 1 + T, H, W, 3]``, each above its picture."""
-    count, depths, side = truth.shape[:3]
+def contact_sheet(recorded: Array, painted: Array) -> bytes:
+    """A PNG of recorded frames ``[n, 1 + T, H, W, 3]``, each above its painted counterpart."""
+    count, depths, side = recorded.shape[:3]
     gap, top, left = 6, 16, 62
     size = (left + depths * (side + gap), top + count * (2 * side + 2 * gap))
     sheet = Image.new("RGB", size, "white")
@@ -212,11 +217,11 @@ def draw(truth: Array, seen: Array) -> bytes:
         pen.text((x, 2), "now" if depth == 0 else f"{depth} ahead", fill=(40, 40, 40))
         for number in range(count):
             y = top + number * (2 * side + 2 * gap)
-            sheet.paste(Image.fromarray(truth[number, depth]), (x, y))
-            sheet.paste(Image.fromarray(seen[number, depth]), (x, y + side))
+            sheet.paste(Image.fromarray(recorded[number, depth]), (x, y))
+            sheet.paste(Image.fromarray(painted[number, depth]), (x, y + side))
             if depth == 0:
-                pen.text((2, y + side // 2), "reality", fill=(40, 40, 40))
-                pen.text((2, y + side + side // 2), "imagined", fill=(40, 40, 40))
+                pen.text((2, y + side // 2), "recorded", fill=(40, 40, 40))
+                pen.text((2, y + side + side // 2), "predicted", fill=(40, 40, 40))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
@@ -237,15 +242,3 @@ def table(result: dict[str, Any]) -> str:
             f"| {row['average_ssim']:.3f} | {row['average_psnr']:.1f} dB |"
         )
     return "\n".join(rows)
-
-
-@run
-def main(argv: list[str] | None = None) -> None:
-    """Train a decoder, print what it is worth."""
-    config = parse_config(
-        TrainDecoderConfig, argv, "worldmodel.train_decoder", "Teach a decoder to show latents."
-    )
-    result = train_decoder(config)
-    if config.out:
-        atomic_write_json(config.out, result)
-    print(table(result))

@@ -1,0 +1,112 @@
+"""Recording of episodes: every array, hold actions and names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dot import copy, dot
+
+from worldmodel.data.collection import collect
+from worldmodel.data.dataset import open_dataset
+from worldmodel.data.recording import episode_seed, parse_hold
+from worldmodel.errors import UserError
+
+
+def test_any_env_is_recorded_faithfully(recorded: Path) -> None:
+    """Replaying seed and actions in a fresh environment gives every array again."""
+    import gymnasium as gym
+    from PIL import Image
+
+    data = open_dataset(recorded)
+    assert (data.episodes, data.env_id, data.pixels_shape) == (45, "dot_env:Dot-v0", (32, 32, 3))
+    assert data.state is not None and data.contact is not None
+    assert data.lengths.min() < 12 and data.lengths.max() == 12  # some ended early
+    env = gym.make("dot_env:Dot-v0", render_mode="rgb_array")
+    for episode in (0, 21, 44):
+        rows = data.frames(episode)
+        assert data.seeds[episode] == episode_seed(3, episode)
+        obs, info = env.reset(seed=int(data.seeds[episode]))
+        pixels = data.pixels(rows)
+        for t in range(rows.stop - rows.start):
+            shown = Image.fromarray(np.asarray(env.render()))
+            shown = shown.resize((32, 32), Image.Resampling.BILINEAR)
+            assert np.array_equal(pixels[t], np.asarray(shown))
+            assert np.array_equal(data.proprio[rows][t], obs.astype(np.float32))
+            assert np.array_equal(data.state[rows][t], info["state"])
+            assert data.contact[rows][t] == info["contact"]
+            assert data.has_action[rows][t] == (t < data.lengths[episode])
+            if data.has_action[rows][t]:
+                obs, _, _, _, info = env.step(data.actions[rows][t])
+    assert np.isnan(data.actions[~data.has_action]).all()
+    assert np.isfinite(data.actions[data.has_action]).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*not in the possible render_modes")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"env": "worldmodel/PushTT-v0"}, "no environment 'worldmodel/PushTT-v0'.*PushT-v0"),
+        ({"env": "no_such_module:Dot-v0"}, "no environment.*no_such_module"),
+        ({"env": "dot_env:Blind-v0"}, "Blind-v0"),
+        ({"env_kwargs": {"colour": "red"}}, "cannot make .*colour"),
+        ({"env_kwargs": {"actions": "discrete"}}, "only Box"),
+        ({"env_kwargs": {"render_mode": None}}, "shows no pixels"),
+        ({"policy": "clever"}, "policy is 'clever'"),
+        ({"episodes": 0}, "episodes is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"image_size": 4}, "image_size is 4"),
+    ],
+)
+def test_bad_settings_are_named(
+    module: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        collect(dot(tmp_path / "dot", **changes))
+    assert not (tmp_path / "dot").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "hold"),
+    [("zero", [0.0, 0.1]), ("repeat", "repeat"), ("-0.5,0.25", [-0.5, 0.25])],
+)
+def test_hold_actions_are_parsed(text: str, hold: Any) -> None:
+    assert parse_hold(text, np.array([-1, 0.1]), np.array([1, 1])) == hold
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0", "hold has 1 numbers, but an action has 2"),
+        ("2,0", r"hold is \[2.0, 0.0\]: outside the bounds"),
+        ("nan,0", "outside the bounds"),
+        ("still", "hold is 'still': use zero, repeat, or 2 numbers"),
+    ],
+)
+def test_unusable_hold_actions_are_named(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_hold(text, -np.ones(2), np.ones(2))
+
+
+def test_hold_is_stored_and_does_not_change_the_content(recorded: Path, tmp_path: Path) -> None:
+    assert open_dataset(recorded).hold is None  # nobody declared one
+    declared = copy(recorded, tmp_path / "dot-v3")
+    collect(dot(declared, hold="0.05,0"))
+    data = open_dataset(declared)
+    assert data.hold == [0.05, 0.0] and data.hash == open_dataset(recorded).hash
+
+
+def test_a_task_supplies_hold_and_names(tmp_path: Path) -> None:
+    config = dot(
+        tmp_path / "chips",
+        env="worldmodel/GranularChips-v0",
+        policy="explore",
+        episodes=2,
+        steps=2,
+    )
+    collect(config)
+    data = open_dataset(config.out)
+    assert data.hold == [0.0] * 4
+    assert data.action_names == ("start_x", "start_y", "end_x", "end_y")

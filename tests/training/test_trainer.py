@@ -1,0 +1,118 @@
+"""Training of world models: it learns, fixes latents, stores what planning needs."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_run import SMALL, small_run
+
+from worldmodel.data.collection import CollectConfig, collect
+from worldmodel.encoders.encoder import BUNDLED, load_encoder
+from worldmodel.errors import UserError
+from worldmodel.models.checkpoint import load_checkpoint
+from worldmodel.models.config import ModelConfig
+from worldmodel.training.config import LossConfig, OptimConfig, TrainConfig
+from worldmodel.training.trainer import start
+
+
+@pytest.mark.slow
+def test_it_learns_more_than_copying_the_last_frame(maze: Path) -> None:
+    optim = OptimConfig(lr=2e-3, warmup=10, ema=0.95)
+    settings = small_run(maze, "learn", steps=250, joint=0.5, held_out=0.2, optim=optim)
+    trainer, loop = start(settings)
+    first = loop.update()
+    for _ in range(249):
+        last = loop.update()
+    assert last["loss"] < 0.8 * first["loss"]
+    errors, _ = trainer.validate()
+    assert errors["val_error"][0] < errors["val_copy"][0]
+    assert errors["val_proprio"][0] < 0.5
+
+
+def test_latents_are_fixed_after_the_joint_steps(maze: Path) -> None:
+    trainer, loop = start(small_run(maze, "fixed", steps=20, joint=0.25))
+    for _ in range(5):
+        assert "reconstruct" in loop.update()
+    projector = {k: v.clone() for k, v in trainer.averaged.representation.state_dict().items()}
+    predictor = trainer.model.predictor.next_z.weight.detach().clone()
+    for _ in range(5):
+        assert "reconstruct" not in loop.update()
+    for model in (trainer.model, trainer.averaged):
+        for name, value in model.representation.state_dict().items():
+            assert torch.equal(value, projector[name])
+    assert not torch.equal(trainer.model.predictor.next_z.weight, predictor)
+    assert trainer.frames.features[0].shape == (120 * 21, SMALL.tokens, SMALL.dim)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_keeps_the_local_weights_of_its_encoder(maze: Path) -> None:
+    exported = maze / "exported"
+    shutil.copytree(BUNDLED, exported)
+    other = {k: v + 0.01 for k, v in load_file(exported / "model.safetensors").items()}
+    save_file(other, exported / "model.safetensors")
+    local = {"encoder": "dino-112", "encoder_weights": str(exported)}
+    trainer, loop = start(replace(small_run(maze, "local", steps=2), **local))  # type: ignore[arg-type]
+    loop.update()
+    loop.save()
+    shutil.rmtree(exported)
+    _, encoder, info = load_checkpoint(maze / "local" / "checkpoint")
+    assert encoder.hash == info.encoder_hash != load_encoder("dino-112").hash
+    with pytest.raises(UserError, match=r"cannot copy .*exported to .*encoder: No such file"):
+        loop.save()
+
+
+@pytest.mark.slow
+def test_only_the_predictor_learns_from_dynamics_data(maze: Path) -> None:
+    wild = maze / "wild"
+    collect(CollectConfig(env="worldmodel/Maze-v0", episodes=20, steps=15, out=wild, workers=1))
+    trainer, loop = start(small_run(maze, "wild-run", steps=4, joint=0.5, dynamics_data=str(wild)))
+    assert set(trainer.frames.train.source) == {0}
+    for _ in range(3):
+        loop.update()
+    assert np.bincount(trainer.frames.train.source).tolist() == [114, 19]
+    assert [len(frames) for frames in trainer.frames.features] == [120 * 21, 20 * 16]
+    alone, _ = start(small_run(maze, "alone", steps=4, joint=0.5))
+    assert alone.spec.proprio_mean != trainer.spec.proprio_mean  # statistics are of all frames
+
+
+@pytest.mark.parametrize("name", ["principal_components", "patch_pictures"])
+def test_fixed_representations_are_fitted_saved_and_loaded(maze: Path, name: str) -> None:
+    settings = small_run(maze, name, steps=3)
+    model = ModelConfig(tokens=64, dim=4, width=32, depth=1, representation=name, predictor="mlp")
+    trainer, loop = start(replace(settings, model=model))
+    assert "reconstruct" not in loop.update()
+    basis = trainer.model.representation.basis.clone()
+    loop.update()
+    assert basis.std() > 0 and torch.equal(trainer.averaged.representation.basis, basis)
+    loop.save()
+    kept, _, info = load_checkpoint(str(maze / name / "checkpoint"))
+    assert 0.01 < info.near < 1  # random frames are about 2 apart
+    torch.testing.assert_close(kept.representation.basis, basis, rtol=0.01, atol=1e-3)
+    z = kept.encode(torch.randn(2, 64, 192))
+    distance = trainer.averaged.distance(z[0], z[1])
+    torch.testing.assert_close(kept.distance(z[0], z[1]), distance, rtol=0.02, atol=1e-3)
+
+
+def test_bad_input_is_a_clear_error(maze: Path) -> None:
+    with pytest.raises(UserError, match="no-such"):
+        start(_with_data(maze, "no-such"))
+    with pytest.raises(UserError, match="rollout"):
+        start(small_run(maze, "y", loss=LossConfig(rollout=0)))
+    with pytest.raises(UserError, match="held_out is 0"):
+        start(small_run(maze, "z", held_out=0.0))
+    with pytest.raises(UserError, match="joint is 0"):
+        start(small_run(maze, "w", joint=0.0))
+    with pytest.raises(UserError, match="data is empty"):
+        start(replace(small_run(maze, "nothing"), data=""))
+    with pytest.raises(UserError, match="batch is 1"):
+        replace(small_run(maze, "v"), batch=1)
+
+
+def _with_data(folder: Path, name: str) -> TrainConfig:
+    return TrainConfig(data=str(folder / name), encoder="random-112", cache=str(folder / "latents"))

@@ -1,0 +1,123 @@
+"""Settings of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from worldmodel.errors import UserError
+from worldmodel.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Muon (Jordan et al. 2024) for the predictor's matrices, AdamW for all other parameters.
+
+    Attributes:
+        lr: peak learning rate of both optimisers (Muon's updates are scaled to the size of
+            AdamW's). It falls to zero along a cosine.
+        weight_decay: of matrices.
+        clip: largest gradient norm.
+        ema: decay of the averaged weights, which are the ones that are saved.
+        warmup: steps in which the learning rate rises.
+    """
+
+    lr: float = 5e-4
+    weight_decay: float = 1e-3
+    clip: float = 1.0
+    ema: float = 0.998
+    warmup: int = 200
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss terms; the prediction error of latents has weight 1.
+
+    Attributes:
+        rollout: model steps predicted in training.
+        proprio: prediction error of proprioception.
+        read_proprio: error of proprioception read off one frame's latents.
+        reconstruct: error of the encoder's tokens, reconstructed from the latents.
+        inverse: error of the actions, inferred from the latents before and after them.
+        variance: VICReg's variance term, which keeps the spread of every latent at 1.
+        covariance: VICReg's covariance term, which decorrelates latents.
+    """
+
+    rollout: int = 2
+    proprio: float = 0.5
+    read_proprio: float = 0.5
+    reconstruct: float = 1.0
+    inverse: float = 0.2
+    variance: float = 1.0
+    covariance: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        data: dataset folders, separated by commas; see ``worldmodel.collect``.
+        dynamics_data: further folders, which only the predictor learns from, once the latents are
+            fixed. Their tokens need not fit in memory.
+        teacher: a checkpoint whose latents are used and whose predictions are learnt, or None.
+        encoder: name of the frozen encoder.
+        encoder_weights: a local weights file or folder for it; the checkpoint gets a copy.
+        out: folder for the checkpoint, metrics and training state.
+        cache: folder for cached tokens.
+        steps: optimiser steps.
+        joint: share of the steps that train the representation too; then it is fixed. A
+            representation that is fitted beforehand is fixed from the first step.
+        pose_steps: optimiser steps that fit a planar pose beforehand.
+        batch: clips per step.
+        horizon: default planning horizon in model steps, stored in the checkpoint.
+        samples: default candidates per planning iteration, stored likewise.
+        iterations: default planning iterations, stored likewise.
+        held_out: share of episodes for validation.
+        seed: of initialisation and sampling.
+        device: auto, cpu, cuda or mps.
+        resume: continue from the training state in `out`.
+        log_every: steps between lines of metrics.
+        validate_every: steps between validations.
+        save_every: steps between training states.
+        model: sizes.
+        optim: optimiser.
+        loss: weights of the loss terms.
+    """
+
+    data: str
+    dynamics_data: str = ""
+    teacher: str | None = None
+    encoder: str = "dino-112"
+    encoder_weights: str | None = None
+    out: str = "runs/train"
+    cache: str = "data/latents"
+    steps: int = 5000
+    joint: float = 0.3
+    pose_steps: int = 4000
+    batch: int = 256
+    horizon: int = 5
+    samples: int = 300
+    iterations: int = 10
+    held_out: float = 0.05
+    seed: int = 0
+    device: str = "auto"
+    resume: bool = False
+    log_every: int = 50
+    validate_every: int = 500
+    save_every: int = 500
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "batch": 2, "horizon": 1, "log_every": 1}
+        least |= {"validate_every": 1, "save_every": 1}
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise UserError(f"{name} is {getattr(self, name)}: it must be at least {minimum}")
+        if self.loss.rollout < 1:
+            raise UserError(f"loss.rollout is {self.loss.rollout}: it must be at least 1")
+        if not 0 < self.held_out < 1:
+            raise UserError(f"held_out is {self.held_out}: it must lie between 0 and 1")
+        if not 0 < self.joint <= 1:
+            raise UserError(f"joint is {self.joint}: it must be above 0 and at most 1")

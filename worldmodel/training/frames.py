@@ -1,0 +1,133 @@
+"""The recorded frames that a world model is trained on."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldmodel.data.cache import LatentCache
+from worldmodel.data.clips import ClipSampler, gather
+from worldmodel.data.dataset import Dataset, open_dataset
+from worldmodel.encoders.encoder import Encoder
+from worldmodel.errors import UserError
+from worldmodel.models.config import DataSpec
+from worldmodel.training.config import TrainConfig
+
+Array = NDArray[Any]
+
+
+class Batch(NamedTuple):
+    """Clips of J frames on the training device.
+
+    Attributes:
+        frames: the encoder's tokens ``[B, J, N, C]`` or latents ``[B, J, P, D]``, float16.
+        proprio: ``[B, J, Dp]``.
+        actions: ``[B, J-1, F*A]``.
+    """
+
+    frames: Tensor
+    proprio: Tensor
+    actions: Tensor
+
+
+class TrainingFrames:
+    """Draws clips of frames: first with the encoder's tokens, later with fixed latents.
+
+    Attributes:
+        datasets: all datasets.
+        tokens: of each dataset, the encoder's tokens ``[frames, N, C]``.
+        sampler: draws clips; tokens are drawn from the leading datasets only.
+        train: episodes to train on.
+        held_out: episodes for validation.
+        fixed: whether frames are latents.
+    """
+
+    def __init__(
+        self,
+        datasets: list[Dataset],
+        tokens: list[Array],
+        leading: int,
+        frameskip: int,
+        held_out: float,
+        device: torch.device,
+    ) -> None:
+        """`leading`: number of datasets that the representation is learnt from."""
+        self.datasets, self.tokens = datasets, tokens
+        self.frameskip, self.share, self.device = frameskip, held_out, device
+        self.fixed = False
+        self._sample_from(datasets[:leading], tokens[:leading])
+
+    def _sample_from(self, datasets: list[Dataset], features: list[Array]) -> None:
+        self.features = features
+        self.sampler = ClipSampler(datasets, self.frameskip)
+        self.train, self.held_out = self.sampler.split(self.share)
+
+    def use_latents(self, latents: list[Array]) -> None:
+        """From now on, frames of all datasets are drawn, as their `latents` ``[frames, P, D]``."""
+        self._sample_from(self.datasets, latents)
+        self.fixed = True
+
+    def draw(
+        self, count: int, length: int, rng: np.random.Generator, held_out: bool = False
+    ) -> Batch:
+        """`count` random clips of `length` frames."""
+        episodes = self.held_out if held_out else self.train
+        clips = self.sampler.draw(episodes, count, length, rng)
+        frames = gather(clips, self.features)
+        return Batch(*(part.to(self.device) for part in (frames, clips.proprio, clips.actions)))
+
+    def spec(self, encoder: Encoder) -> DataSpec:
+        """Sizes and statistics of the world model's inputs."""
+        first = self.datasets[0]
+        proprio = np.concatenate([dataset.proprio for dataset in self.datasets])
+        return DataSpec(
+            num_tokens=encoder.num_tokens,
+            token_dim=encoder.dim,
+            action_low=tuple(float(x) for x in first.action_low),
+            action_high=tuple(float(x) for x in first.action_high),
+            proprio_mean=tuple(float(x) for x in proprio.mean(0)),
+            proprio_std=tuple(float(x) for x in np.maximum(proprio.std(0), 1e-6)),
+        )
+
+    def hold(self) -> tuple[float, ...] | str | None:
+        """The hold action that the datasets declare.
+
+        Raises:
+            UserError: they declare different ones.
+        """
+        declared = [dataset.hold for dataset in self.datasets if dataset.hold is not None]
+        if any(hold != declared[0] for hold in declared):
+            raise UserError(f"the datasets declare different hold actions: {declared}")
+        hold = declared[0] if declared else None
+        return tuple(hold) if isinstance(hold, list) else hold
+
+
+def open_frames(
+    config: TrainConfig, encoder: Encoder, joint: bool, device: torch.device
+) -> TrainingFrames:
+    """The datasets of a run, encoded. `joint`: whether the representation is trained too.
+
+    Raises:
+        UserError: an unusable dataset, or datasets of different environments.
+    """
+    leading = [open_dataset(path) for path in config.data.split(",") if path]
+    if not leading:
+        raise UserError("data is empty: name at least one dataset folder")
+    datasets = leading + [open_dataset(path) for path in config.dynamics_data.split(",") if path]
+    if len({dataset.env_id for dataset in datasets}) > 1:
+        ids = sorted({dataset.env_id for dataset in datasets})
+        raise UserError(f"the datasets are of different environments: {', '.join(ids)}")
+    tokens: list[Array] = [
+        LatentCache.open_or_build(dataset, encoder, config.cache).tokens for dataset in datasets
+    ]
+    # Random reads from disk are slow: keep the tokens in memory where they fit.
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    if joint and sum(each.nbytes for each in tokens[: len(leading)]) < 0.6 * free:
+        tokens[: len(leading)] = [np.array(each) for each in tokens[: len(leading)]]
+    frameskip = config.model.frameskip
+    return TrainingFrames(datasets, tokens, len(leading), frameskip, config.held_out, device)
