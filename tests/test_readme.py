@@ -171,7 +171,7 @@ def test_command_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_default_recipe_is_the_default() -> None:
     from worldmodel.cli import parse_config
-    from worldmodel.training.trainer import TrainConfig
+    from worldmodel.training.config import TrainConfig
 
-    arguments = ["--config", str(ROOT / "configs/default.yaml")]
-    assert parse_config(TrainConfig, arguments, "train", "") == TrainConfig()
+    arguments = ["--config", str(ROOT / "configs/default.yaml"), "--data", "data/robot"]
+    assert parse_config(TrainConfig, arguments, "train", "") == TrainConfig("data/robot")

@@ -21,7 +21,7 @@ from planners import Budget
 from worldmodel.agent import AgentConfig, make_planner
 from worldmodel.models.checkpoint import load_checkpoint
 from worldmodel.studies.bench_parts import placed
-from worldmodel.studies.bench_training import Rehearsal
+from worldmodel.studies.bench_training import rehearse
 
 GUARDRAIL = "no_go:disc=0.3:0.3:0.05"
 ENVS: list[tuple[str, dict[str, Any]]] = [
@@ -59,7 +59,9 @@ def bench_encode(benchmark: Any, batch: int) -> None:
 
 @pytest.mark.parametrize("checkpoint", ["pusht", "maze", "chips"])
 def bench_train_step(benchmark: Any, checkpoint: str) -> None:
-    benchmark(Rehearsal(load_checkpoint(checkpoint)[2]).train_step)
+    _, encoder, info = load_checkpoint(checkpoint)
+    _, loop = rehearse(info, encoder, torch.device("cpu"))
+    benchmark(loop.update)
 
 
 @pytest.mark.parametrize(("name", "kwargs"), ENVS)

@@ -22,7 +22,7 @@ from worldmodel.models.checkpoint import load_checkpoint
 from worldmodel.studies import bench_parts, bench_scale, clock
 from worldmodel.studies.__main__ import main
 from worldmodel.studies.bench import BenchConfig
-from worldmodel.studies.bench_training import Rehearsal
+from worldmodel.studies.bench_training import rehearse
 from worldmodel.studies.operations import matrix_operations
 
 FEW_CALLS = BenchConfig(plans=1, seconds=1.0)
@@ -54,13 +54,13 @@ def test_operations_of_a_plan_are_proportional_to_episodes_and_samples(tiny: Pat
 
 @pytest.mark.parametrize("name", ["tiny", "pusht", "maze"])
 def test_rehearsal_trains_as_the_checkpoint_was_trained(name: str, tiny: Path) -> None:
-    info = load_checkpoint(tiny if name == "tiny" else name)[2]
-    trainer = Rehearsal(info)
+    _, encoder, info = load_checkpoint(tiny if name == "tiny" else name)
+    trainer, loop = rehearse(info, encoder, torch.device("cpu"))
     if name != "tiny":
         assert trainer.config.batch == info.training["batch"]
         assert trainer.config.loss.rollout == info.training["loss"]["rollout"] == 3
     before = [p.clone() for p in trainer.model.predictor.parameters()]
-    assert matrix_operations(trainer.train_step) > 0
+    assert matrix_operations(loop.update) > 0
     after = trainer.model.predictor.parameters()
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)), "it learnt"
 

@@ -22,7 +22,8 @@ from worldmodel.models.findings import DECODER
 from worldmodel.models.image_decoder import PatchDecoder
 from worldmodel.models.planar_pose.representation import SCALE
 from worldmodel.models.planar_pose.sprites import SpriteDecoder
-from worldmodel.training.decoder_training import main, psnr, ssim
+from worldmodel.train_decoder import main
+from worldmodel.training.decoder_training import psnr, ssim
 
 
 def test_ssim_and_psnr_are_those_of_scikit_image() -> None:
