@@ -116,7 +116,7 @@ def test_cache_says_what_is_wrong(recorded: Path, tmp_path: Path) -> None:
         LatentCache.open_or_build(data, Grid(1e6), tmp_path)
     wrong = Grid()
     wrong.num_tokens = 5
-    with pytest.raises(UserError, match="it promised"):
+    with pytest.raises(UserError, match="it declares"):
         LatentCache.open_or_build(data, wrong, tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write the latent cache"):

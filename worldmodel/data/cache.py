@@ -20,7 +20,7 @@ Array = NDArray[Any]
 
 
 class FrameEncoder(Protocol):
-    """What a cache needs of an encoder: see worldmodel.encoder.Encoder."""
+    """The part of an encoder that the cache needs; see `worldmodel.encoders.encoder.Encoder`."""
 
     hash: str
     num_tokens: int
@@ -32,10 +32,10 @@ class FrameEncoder(Protocol):
 
 
 class LatentCache:
-    """The tokens of every frame of a dataset, float16 [N, P, D], memory-mapped, read-only.
+    """The tokens of every frame of a dataset, float16 [N, P, D], memory-mapped and read-only.
 
-    Two files in the cache's folder, named by dataset and encoder hash: ``KEY.tokens``, the bare
-    numbers in C order, and ``KEY.json``, their shape and a CRC-32 of every chunk.
+    A cache is two files, named by the hashes of dataset and encoder: ``KEY.tokens`` has the numbers
+    in C order, ``KEY.json`` their shape and a CRC-32 of every chunk.
     """
 
     def __init__(self, path: Path, tokens: Array) -> None:
@@ -46,18 +46,21 @@ class LatentCache:
     def open_or_build(
         cls, dataset: Dataset, encoder: FrameEncoder, root: str | Path, batch: int = 256
     ) -> LatentCache:
-        """The cache of this dataset and encoder in folder `root`, made if there is no sound one.
+        """The cache of a dataset and an encoder, built unless there is a valid one.
 
-        A file that is truncated, damaged or of another dataset or encoder is never used. The
-        CRC of every chunk is checked when the file was touched since it was last found sound, and
-        of a few chunks otherwise. Building that was interrupted goes on where it stopped.
+        A file that is truncated, damaged or of another dataset or encoder is never used. All CRCs
+        are checked if the file was modified since the last check, a few otherwise. An interrupted
+        build continues where it stopped.
 
         Args:
+            dataset: whose frames are encoded.
+            encoder: the frozen encoder.
+            root: folder of the cache.
             batch: frames encoded at once.
 
         Raises:
             UserError: the folder is not writable, the disk is full, another process is building
-                this cache, or the encoder returns something else than it promised.
+                this cache, or the encoder returns tokens of another shape than it declares.
         """
         shape = (len(dataset), int(encoder.num_tokens), int(encoder.dim))
         path = Path(root) / f"{dataset.hash[:16]}-{encoder.hash[:16]}.tokens"
@@ -68,7 +71,7 @@ class LatentCache:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with exclusive(path.with_suffix(".lock"), "building the same latent cache"):
-                cache = cls._open(path, header)  # perhaps that other process just finished it
+                cache = cls._open(path, header)  # another process may have finished it
                 if cache is None:
                     _build(path, header, dataset, encoder, batch)
                     cache = cls._open(path, header)
@@ -76,7 +79,7 @@ class LatentCache:
             reason = error.strerror or error
             raise UserError(f"cannot write the latent cache {path}: {reason}") from None
         if cache is None:
-            raise UserError(f"{path} is damaged as soon as it is written: check the disk")
+            raise UserError(f"{path} is damaged right after it was written: check the disk")
         return cache
 
     @classmethod
@@ -98,13 +101,13 @@ class LatentCache:
                     return None
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             return None
-        if touched:  # copied, say, and sound: next time a few chunks will do
+        if touched:  # copied, for example: next time a few chunks are enough
             try:
                 atomic_write_json(
                     path.with_suffix(".json"), {**found, "mtime_ns": stat.st_mtime_ns}
                 )
             except UserError:
-                pass  # a read-only folder: then every chunk is checked each time
+                pass  # a read-only folder: every chunk is checked each time
         return cls(path, tokens)
 
 
@@ -119,9 +122,9 @@ def _frame_bytes(header: dict[str, Any]) -> int:
 def _build(
     path: Path, header: dict[str, Any], dataset: Dataset, encoder: FrameEncoder, batch: int
 ) -> None:
-    """Encode all frames to a partial file, noting each chunk's CRC beside it; then rename."""
-    partial, noted = path.with_suffix(".partial"), path.with_suffix(".crc")
-    sums = _sound_chunks(partial, noted, _frame_bytes(header), batch)
+    """Encode all frames to a partial file, with the CRC of each chunk beside it; then rename it."""
+    partial, checksums = path.with_suffix(".partial"), path.with_suffix(".crc")
+    sums = _intact_chunks(partial, checksums, _frame_bytes(header), batch)
     total = header["shape"][0]
     start = min(len(sums) * batch, total)
     bar: Progress[Any] = progress(None, total, "encode", "frame")
@@ -130,9 +133,9 @@ def _build(
         bar,
         ThreadPoolExecutor(1) as reader,
         open(partial, mode) as file,
-        open(noted, "w") as notes,
+        open(checksums, "w") as sums_file,
     ):
-        notes.write(f"{batch}\n" + "".join(f"{crc}\n" for crc in sums))
+        sums_file.write(f"{batch}\n" + "".join(f"{crc}\n" for crc in sums))
         bar.update(start)
         file.truncate(start * _frame_bytes(header))
         file.seek(0, os.SEEK_END)
@@ -142,47 +145,47 @@ def _build(
             if not pending:
                 break
             pixels = pending.pop().result()
-            if following is not None:  # read while the encoder is busy
+            if following is not None:  # read while the encoder computes
                 pending.append(reader.submit(dataset.pixels, following))
             tokens = _encode(encoder, pixels, tuple(header["shape"][1:]))
             file.write(tokens.tobytes())
             file.flush()
             sums.append(_crc(tokens))
-            notes.write(f"{sums[-1]}\n")
-            notes.flush()
+            sums_file.write(f"{sums[-1]}\n")
+            sums_file.flush()
             bar.update(len(tokens))
         os.fsync(file.fileno())
     os.replace(partial, path)
     found = {"frames_per_chunk": batch, "crc32": sums, "mtime_ns": path.stat().st_mtime_ns}
     atomic_write_json(path.with_suffix(".json"), {**header, "dtype": "float16", **found})
-    noted.unlink()
+    checksums.unlink()
 
 
-def _sound_chunks(partial: Path, noted: Path, frame_bytes: int, batch: int) -> list[int]:
-    """CRCs of the leading chunks of an interrupted build that are as they were noted."""
+def _intact_chunks(partial: Path, checksums: Path, frame_bytes: int, batch: int) -> list[int]:
+    """CRCs of the leading chunks of an interrupted build that are undamaged."""
     try:
-        lines = noted.read_text().split()
-        sound: list[int] = []
+        lines = checksums.read_text().split()
+        intact: list[int] = []
         if int(lines[0]) == batch:
             with open(partial, "rb") as file:
                 for line in lines[1:]:
                     chunk = file.read(frame_bytes * batch)
                     if len(chunk) != frame_bytes * batch or zlib.crc32(chunk) != int(line):
                         break
-                    sound.append(int(line))
-        return sound
+                    intact.append(int(line))
+        return intact
     except (OSError, ValueError, IndexError):
         return []
 
 
 def _encode(encoder: FrameEncoder, pixels: Array, shape: tuple[int, int]) -> Array:
-    import torch  # here, so that reading a dataset does not need it
+    import torch  # not needed to read datasets
 
     with torch.inference_mode():
         tokens = torch.as_tensor(encoder.encode(torch.from_numpy(pixels)))
         half = tokens.to(torch.float16).cpu().numpy()
     if half.shape != (len(pixels), *shape):
-        raise UserError(f"the encoder made tokens {half.shape}: it promised {shape} per frame")
+        raise UserError(f"the encoder made tokens {half.shape}: it declares {shape} per frame")
     if not np.isfinite(half).all():
         raise UserError("the encoder made tokens that are not finite in float16: wrong weights?")
     return half
