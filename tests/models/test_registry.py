@@ -17,7 +17,8 @@ from worldmodel.models.decoder import Decoder
 from worldmodel.models.predictors import Predictor
 from worldmodel.models.registry import PREDICTORS, REPRESENTATIONS
 from worldmodel.models.representations import Representation
-from worldmodel.training.trainer import TrainConfig, Trainer
+from worldmodel.training.config import TrainConfig
+from worldmodel.training.trainer import start
 
 
 @REPRESENTATIONS.register("pooled")
@@ -88,9 +89,9 @@ def test_registered_classes_are_trained_saved_and_loaded(tmp_path: Path) -> None
         held_out=0.2,
         model=ModelConfig(1, 6, "affine", width=16, representation="pooled"),
     )
-    trainer = Trainer(config)
-    assert trainer.train_step()["predict"] > 0
-    trainer.save()
+    _, loop = start(config)
+    assert loop.update()["predict"] > 0
+    loop.save()
     model, encoder, info = load_checkpoint(tmp_path / "run" / "checkpoint")
     assert (info.model.representation, info.model.predictor) == ("pooled", "affine")
     assert model.representation.fitted and model.predictor.fitted and info.near > 0

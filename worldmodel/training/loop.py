@@ -65,16 +65,19 @@ class Learner(Protocol):
     """The parts of a run that differ.
 
     Attributes:
-        model: the network whose weights are averaged.
         trained: all trained networks by name, `model` among them.
         average: moving average of `model`; see `moving_average`.
         optimizers: of all trained parameters.
     """
 
-    model: nn.Module
     trained: dict[str, nn.Module]
     average: AveragedModel
     optimizers: list[Optimizer]
+
+    @property
+    def model(self) -> nn.Module:
+        """The network whose weights are averaged."""
+        ...
 
     def learning_rate(self, step: int, progress: float) -> float:
         """Learning rate of a step, relative to the peak."""

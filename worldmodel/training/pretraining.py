@@ -21,7 +21,7 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -167,8 +167,7 @@ class Pretrainer:
     @property
     def teacher(self) -> DistillationNetwork:
         """The moving average of the student."""
-        network: DistillationNetwork = self.average.module
-        return network
+        return cast(DistillationNetwork, self.average.module)
 
     def learning_rate(self, step: int, progress: float) -> float:
         """A linear warm-up, and a cosine to a hundredth."""

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -108,8 +108,7 @@ class WorldModelTrainer:
     @property
     def averaged(self) -> WorldModel:
         """The model with averaged weights, which is the one that is saved."""
-        model: WorldModel = self.average.module
-        return model
+        return cast(WorldModel, self.average.module)
 
     def _optimizers(self) -> list[Optimizer]:
         c = self.config.optim
@@ -142,8 +141,8 @@ class WorldModelTrainer:
 
     def _fit(self) -> bool:
         """Fit what is computed from the logs rather than trained; False if it is done already."""
-        parts = [self.averaged.representation, self.averaged.predictor]
-        if all(part.fitted for part in parts):
+        representation, predictor = self.averaged.representation, self.averaged.predictor
+        if representation.fitted and predictor.fitted:
             return False
         mean, std = (
             np.array(numbers, np.float32)
@@ -161,8 +160,8 @@ class WorldModelTrainer:
             steps=self.config.pose_steps,
             device=self.device,
         )
-        for part in parts:
-            part.fit(logs)
+        representation.fit(logs)
+        predictor.fit(logs)
         self.model.load_state_dict(self.averaged.state_dict())
         return True
 
