@@ -13,6 +13,7 @@ from worldmodel.cli import parse_config, run
 from worldmodel.errors import UserError
 from worldmodel.measure.calibration import CalibrateConfig, calibrate, calibration_table
 from worldmodel.measure.provenance import save_result
+from worldmodel.models.findings import FILES, bundled_for, finding_path
 
 
 @run
@@ -28,6 +29,8 @@ def main(argv: list[str] | None = None) -> None:
         margins = {"margins": list(found.values()), "env": config.env}
         save_result(config.out, margins, seed=config.seed)
     print(calibration_table(found))
+    checkpoint = config.checkpoint or bundled_for(config.env)
+    print(f"\nwrote {finding_path(checkpoint, FILES['calibration'])}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 from worldmodel.cli import parse_config, run, writable_folder
 from worldmodel.measure.prediction_errors import SurpriseConfig, measure_surprise, quantile_table
 from worldmodel.measure.provenance import save_result
+from worldmodel.models.findings import FILES, finding_path
 
 
 @run
@@ -18,6 +19,7 @@ def main(argv: list[str] | None = None) -> None:
         writable_folder(config.out.parent)
     result = measure_surprise(config)
     print(quantile_table(result))
+    print(f"\nwrote {finding_path(result['checkpoint'], FILES['surprise'])}")
     if config.out is not None:
         save_result(config.out, result)
 

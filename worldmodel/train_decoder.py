@@ -10,6 +10,7 @@ import sys
 from worldmodel.cli import parse_config, run
 from worldmodel.cli.device import pick_device
 from worldmodel.measure.provenance import save_result
+from worldmodel.models.findings import DECODER, finding_path
 from worldmodel.training.decoder_training import TrainDecoderConfig, table, train_decoder
 
 
@@ -22,6 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     if config.out:
         save_result(config.out, result, device=pick_device(config.device), seed=config.seed)
     print(table(result))
+    print(f"\nwrote {finding_path(config.checkpoint, DECODER)}")
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def test_alignment_inverts_rotation() -> None:
         assert wrong.abs().max() < 0.02
 
 
-def test_relative_predicts_the_same_whichever_way_the_world_is_rotate() -> None:
+def test_the_relative_predictor_is_equivariant_to_rotations() -> None:
     torch.manual_seed(0)
     model = WorldModel(POSE, SPEC).eval()
     predictor = model.predictor
@@ -187,8 +187,8 @@ def test_the_distance_of_poses_ignores_the_robot() -> None:
     z = torch.randn(5, 1, 6)
     moved_robot = z + torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, 2.0])
     assert not model.distance(z, moved_robot).any()
-    moved_thing = z + torch.tensor([2.0, 0.0, 0.0, 0.0, 0.0, 0.0])
-    torch.testing.assert_close(model.distance(z, moved_thing), torch.ones(5))
+    moved_object = z + torch.tensor([2.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    torch.testing.assert_close(model.distance(z, moved_object), torch.ones(5))
 
 
 def test_bad_configurations_are_clear_errors() -> None:
