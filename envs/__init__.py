@@ -1,7 +1,7 @@
-"""What the robot lives in: MuJoCo tasks seen from above, as Gymnasium environments, and wrappers.
+"""Environments: MuJoCo tasks seen from above, their `Task` interface, and wrappers.
 
-Importing this package registers the environments, so other people's code needs no import of ours:
-``gymnasium.make("envs:worldmodel/PushT-v0")``.
+Importing this package registers the environments with Gymnasium. ``gymnasium.make`` imports it by
+the id ``envs:worldmodel/PushT-v0``.
 """
 
 from __future__ import annotations

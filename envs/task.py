@@ -7,7 +7,7 @@ outside this package asks which environment it is dealing with: it asks the task
 A new environment is one file: a Gymnasium environment that also inherits `Task` (most of which has
 a default), and one `gymnasium.register` call in ``envs/__init__.py``, or in your own package.
 `task_of` finds the task of a wrapped environment, so a `gymnasium.Wrapper` may supply it for
-somebody else's environment.
+an environment of another package.
 
 States ``[Ds]`` are simulator truth. They are for evaluation, probes and data collection; no planner
 sees them.
@@ -173,7 +173,7 @@ class Task:
     """Those that show only while the robot touches something."""
 
     def disturb(self, name: str, rng: np.random.Generator) -> None:
-        """Change the world in the middle of an episode, as nobody could expect."""
+        """Change the world in the middle of an episode, in a way that no model can predict."""
         raise ValueError(f"{type(self).__name__} has no disturbance {name!r}")
 
     @contextlib.contextmanager

@@ -1,11 +1,11 @@
-"""A latent world model: how the world responds, and a planner's agent on top of it.
+"""A latent world model, and an agent that plans in it towards goal images.
 
     import worldmodel
     agent = worldmodel.load("pusht")
     agent.reset(goal_pixels)
     action = agent.act(obs)
 
-Importing this package is cheap: torch is imported by whatever needs it.
+Importing this package does not import torch; the modules that need it do.
 """
 
 from __future__ import annotations

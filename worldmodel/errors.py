@@ -1,7 +1,7 @@
-"""The one exception that a user can cause and a user can mend."""
+"""The exception for errors that a user can cause and correct."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Bad input: says what was wrong, with the value, and what to do. Command lines exit with 2."""
+    """Bad input. The message has the value, what is wrong and what to do; commands exit with 2."""

@@ -194,7 +194,7 @@ def parse_config(cls: type[T], argv: list[str] | None, prog: str, description: s
 
 
 def _explain(error: Exception) -> str:
-    """jsonargparse's message on one line, in a user's words."""
+    """jsonargparse's message on one line, in plain words."""
     text = _one_line(error)
     for said, plain in (
         ('Parser key "', 'the value of "'),

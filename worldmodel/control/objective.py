@@ -74,7 +74,7 @@ class Arrival:
     """Distance on arrival plus a price of the time until then, at the step where the sum is least.
 
     DINO-WM (Zhou et al. 2025) minimises the distance at the horizon. As the horizon recedes, such
-    plans can put off arriving for ever; a price on time prevents that. A share of the distance at
+    plans can delay arrival indefinitely; a price on time prevents that. A share of the distance at
     the horizon keeps plans at the goal. Proprioception counts only near the goal: before that the
     robot has to move objects rather than take its own final position.
     """

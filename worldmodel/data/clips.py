@@ -170,7 +170,7 @@ def gather(clips: Clips, features: Sequence[Array]) -> Tensor:
 
 
 def spaced_frames(episodes: Episodes, about: int) -> tuple[Array, Array, Array]:
-    """Evenly spaced frames of episodes, `about` so many in all.
+    """Evenly spaced frames of episodes, approximately `about` in all.
 
     Returns:
         Dataset of each frame ``[M]``; its index there ``[M]``; and whether the next one is of the

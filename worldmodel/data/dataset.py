@@ -55,7 +55,7 @@ class Dataset:
     jpeg: bool  #: frames are stored as JPEG, Minari's default
     action_names: tuple[str, ...] = ()
     #: the action that keeps the robot where it is, [A]; "repeat": the last action again; None:
-    #: nobody declared one
+    #: not declared
     hold: list[float] | str | None = None
 
     @property

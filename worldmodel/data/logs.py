@@ -1,4 +1,4 @@
-"""Logged frames and actions, for what is fitted to them before training."""
+"""Logged frames and actions, for parts of a model that are fitted before training."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Logs:
         )
 
     def spaced_frames(self, about: int) -> FrameSample:
-        """Evenly spaced frames, `about` so many."""
+        """Evenly spaced frames, approximately `about`."""
         return FrameSample(self, *spaced_frames(self.episodes, about))
 
     def actions_of(self, source: int) -> tuple[Array, Tensor]:

@@ -1,8 +1,9 @@
-"""What can be read off features: probes of three kinds, and how well they do.
+"""Probes of three kinds, and their held-out accuracy.
 
-Ridge regression, in closed form, for what is there linearly; an MLP for what is there at all; and a
-small transformer for the patch tokens of an image, in which an MLP would have to learn an object's
-looks anew at every place. The latter two are trained until they stop improving on validation data.
+Ridge regression, in closed form, finds linear information; an MLP also finds other information. A
+small transformer probes the patch tokens of an image, in which an MLP would have to learn an
+object's appearance separately at every position. MLP and transformer are trained until they stop
+improving on validation data.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ class Parts(NamedTuple):
 
 
 def narrow(features: Parts, components: int, seed: int) -> Parts:
-    """Features ``[n, ...]`` as ``[n, C]`` that probes can learn from: standardised; or, if there
-    are more than `components`, so many principal components, half-whitened, because small objects
-    live in small components."""
+    """Features ``[n, ...]`` as inputs of probes ``[n, C]``: standardised; or, for more than
+    `components` of them, their leading principal components, half-whitened, because small objects
+    show in small components."""
     first = features.train
     if first[0].numel() <= components:
         flat = [part.flatten(1).float() for part in features]
@@ -68,8 +69,8 @@ def read(probe: str, x: Parts, y: Parts, seed: int) -> Tensor:
 
 
 def linear_reading(x: Tensor, y: Tensor, x_val: Tensor, y_val: Tensor) -> Tensor:
-    """Weights ``[C + 1, K]`` of `ridge` on what is standardised, for features and targets as they
-    are: ``y = x @ weights[:-1] + weights[-1]``."""
+    """Weights ``[C + 1, K]`` of `ridge` for features and targets that are not standardised:
+    ``y = x @ weights[:-1] + weights[-1]``."""
     mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
     shift, scale = y.mean(0), y.std(0).clamp_min(1e-9)
     x, x_val = ((part - mean) / std for part in (x, x_val))

@@ -176,7 +176,7 @@ def load_checkpoint(
     device: str | torch.device = "cpu",
     weights: str | Path | None = None,
 ) -> tuple[WorldModel, Encoder, CheckpointInfo]:
-    """The frozen world model in float32, its encoder, and what is known about them.
+    """The frozen world model in float32, its encoder, and its config and findings.
 
     Args:
         name_or_path: a bundled name (``"pusht"``) or a folder.

@@ -54,7 +54,7 @@ class Predictor(nn.Module):
         return True
 
     def fit(self, logs: Logs) -> None:
-        """Set what is computed from the logs rather than trained."""
+        """Compute the parameters that come from the logs rather than from training."""
 
     def forward(self, z: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """One model step.
@@ -133,8 +133,8 @@ class MLPPredictor(Predictor):
 
 @PREDICTORS.register("local")
 class LocalPredictor(Predictor):
-    """The same small network for every patch, which sees the patches around it: dynamics learnt at
-    one place apply everywhere. The condition is combined with the patch's position."""
+    """The same small network for every patch, with the patches around it as input: dynamics learnt
+    at one place apply everywhere. The condition is combined with the patch's position."""
 
     per_token = True
     REACH = 3  # patches to each side that a patch depends on
@@ -147,7 +147,7 @@ class LocalPredictor(Predictor):
         channels, w = config.context * config.dim, config.width
         self.register_buffer("centres", patch_centres(config.tokens), persistent=False)
         self.conv = nn.Conv2d(channels, w, 2 * self.REACH + 1, padding=self.REACH)
-        # ReLU: with so many patches, GELU would take half of the time.
+        # ReLU, because GELU would take half of the time for this many patches.
         self.condition = nn.Sequential(
             nn.Linear(self.condition_dim + 2, w), nn.ReLU(), nn.Linear(w, 2 * w)
         )

@@ -101,7 +101,7 @@ class Row:
 def placed(
     loaded: Loaded, planner: Planner, config: AgentConfig | None = None, episodes: int = 1
 ) -> Agent:
-    """An agent before its first plan, at the start of so many different episodes."""
+    """An agent before its first plan, at the start of several different episodes."""
     info = loaded[2]
     agent = Agent(*loaded, planner, config)
     env = make_env(info.env_id, info.env_kwargs, info.image_size)
@@ -134,7 +134,7 @@ def plan_row(agent: Agent, budget: Budget, config: BenchSettings) -> Row:
 
 
 def widest_product(model: WorldModel, candidates: int) -> tuple[int, int, int]:
-    """m, k, n of the first product in the predictor's MLPs for so many candidates."""
+    """m, k, n of the first product in the predictor's MLPs, for a number of candidates."""
     c, predictor = model.config, model.predictor
     rows = candidates * (c.tokens if predictor.per_token else 1)
     return min(rows, MOST_ROWS), c.width, predictor.expansion * c.width

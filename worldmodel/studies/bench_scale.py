@@ -49,8 +49,8 @@ def bench_scale(config: BenchSettings, loaded: Loaded) -> dict[str, dict[str, An
 
 
 def resized(info: CheckpointInfo, size: dict[str, int]) -> WorldModel:
-    """An untrained model of another width, or with so many latent tokens: a transformer, since the
-    other predictors take a number of tokens of their own."""
+    """An untrained model of another width or number of latent tokens. The latter is a transformer,
+    since the other predictors fix their number of tokens."""
     if "tokens" in size:
         config = dataclasses.replace(
             info.model,

@@ -96,7 +96,7 @@ class Learner(Protocol):
         ...
 
     def save(self, step: int, minutes: float) -> None:
-        """Write what is trained."""
+        """Write the trained networks."""
         ...
 
 
@@ -204,7 +204,7 @@ class Loop:
         return self.config.batch * (self.step - self._step_before) / seconds
 
     def save(self) -> None:
-        """Write what is trained and the training state; neither is ever seen half written."""
+        """Write the trained networks and the training state, each complete or not at all."""
         self.learner.save(self.step, self.minutes)
         state = {
             "trained": {name: each.state_dict() for name, each in self.learner.trained.items()},

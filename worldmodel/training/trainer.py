@@ -133,14 +133,14 @@ class WorldModelTrainer:
     # Before a step ---------------------------------------------------------------------------
 
     def prepare(self, step: int, progress: float) -> bool:
-        """Fit what is fitted beforehand, and fix the latents when their phase ends."""
+        """Fit representation and predictor where needed; fix the latents after the first phase."""
         fitted = self._fit()
         if not self.frames.fixed and progress >= self.joint:
             self.fix_latents()
         return fitted
 
     def _fit(self) -> bool:
-        """Fit what is computed from the logs rather than trained; False if it is done already."""
+        """Fit the parts that are computed from the logs; False if that is done already."""
         representation, predictor = self.averaged.representation, self.averaged.predictor
         if representation.fitted and predictor.fitted:
             return False
