@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -66,8 +66,11 @@ class Plan:
 class Planner(Protocol):
     """Chooses actions. Stateless: the same problem, budget and seed give the same plan."""
 
-    name: ClassVar[str]
-    default_budget: ClassVar[Budget]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def default_budget(self) -> Budget: ...
 
     def plan(self, problem: Problem, budget: Budget, generator: torch.Generator) -> Plan:
         """Search within the budget; all randomness comes from `generator`, which is on the CPU.

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 import planners
 import worldmodel
 from worldmodel.agent import Agent, AgentConfig, Stop
-from worldmodel.control.expectation import Expectation
-from worldmodel.control.guardrails import Senses, parse_rules
+from worldmodel.control.guardrails import parse_rules
 from worldmodel.control.objective import ObjectiveConfig
+from worldmodel.control.senses import Senses
+from worldmodel.control.surprise import UsualErrors
 from worldmodel.errors import UserError
 from worldmodel.models.checkpoint import (
     CheckpointInfo,
@@ -94,6 +95,7 @@ def ball_agent(
         model.spec,
         readable=(1.0, 0.75, 0.5, 0.1),
         horizon=3,
+        hold=(0.0, 0.0),
         samples=40,
         iterations=2,
     )
@@ -249,7 +251,7 @@ def test_the_model_sees_frames_of_whole_model_steps_ago(maze: Any, execute: int,
 def test_a_plan_is_moved_on_by_single_steps(maze: Any) -> None:
     agent = ball_agent(execute=2)
     plan = torch.arange(6.0).reshape(1, 3, 2) / 10  # one value a model step
-    left = agent.left_over(plan)
+    left = agent.layout.remainder(plan, agent.execute, torch.zeros(2))
     assert left.shape == plan.shape
     expected = (3 * plan[:, :-1] + 2 * plan[:, 1:]) / 5
     torch.testing.assert_close(left[:, :-1], expected)
@@ -348,8 +350,8 @@ def test_one_lost_episode_does_not_stop_the_others(maze: Any) -> None:
     agent = ball_agent()
     obs, goal = start(maze)
     agent.reset(np.stack([goal, goal]))
-    assert agent._goal is not None
-    agent._goal.z[1] = float("nan")
+    assert agent.perception.goal is not None
+    agent.perception.goal.z[1] = float("nan")
     actions = agent.act({key: np.stack([value] * 2) for key, value in obs.items()})
     assert np.abs(actions[0]).max() > 0.1 and (actions[1] == 0).all()
     assert agent.stop_reasons[0] is None and agent.stop_reasons[1]
@@ -363,7 +365,9 @@ def test_a_plan_that_comes_too_late_is_not_carried_out(maze: Any) -> None:
     for _ in range(5):
         obs = maze.step(agent.act(obs))[0]
     assert agent.last_plan is not None and agent.stop_reason is None
-    rest = agent.sequence(agent.left_over(agent.last_plan.actions))[0]
+    rest = agent.sequence(
+        agent.layout.remainder(agent.last_plan.actions, agent.execute, torch.zeros(2))
+    )[0]
     agent.config = replace(agent.config, deadline_ms=0.0)
     taken = []
     for _ in range(10):
@@ -382,8 +386,11 @@ def test_what_is_left_of_a_plan_has_to_keep_the_guardrails_too(maze: Any) -> Non
     agent.reset(goal)
     for _ in range(5):
         obs = maze.step(agent.act(obs))[0]
-    agent.senses = Senses(("x", "y", "vx", "vy"))
-    agent.rules = parse_rules(["no_go:x=-9:9"])  # the ball is in it
+    agent.problems = replace(
+        agent.problems,
+        senses=Senses(("x", "y", "vx", "vy")),
+        rules=parse_rules(["no_go:x=-9:9"]),  # the ball is in it
+    )
     assert (agent.act(obs) == 0).all() and agent.stop_reason is Stop.NO_PLAN
 
 
@@ -412,8 +419,8 @@ def test_a_camera_that_shows_the_same_image_while_the_robot_moves_is_stale(maze:
 def test_surprised_it_plans_anew_and_then_stands_still(maze: Any) -> None:
     """A wind that nobody expects blows for a while."""
     agent = ball_agent(execute=15)
-    calm = Expectation((0.5, 0.001), ((0.0, 0.005), (0.0, 1e9), (0.0, 1e9)))
-    agent.config, agent.expectation, agent.look = replace(agent.config, alarm=0.01), calm, 1
+    calm = UsualErrors((0.5, 0.001), ((0.0, 0.005), (0.0, 1e9), (0.0, 1e9)))
+    agent.perception.usual_errors, agent.perception.alarm, agent.perception.look = calm, 0.01, 1
     obs, goal = start(maze)
     agent.reset(goal)
     plans, reasons, alarmed = [], [], []
@@ -549,7 +556,7 @@ def test_no_plan_arrives_after_the_end_of_the_episode(maze: Any) -> None:
             ends.append(left)
             return original.cost(distance, left)
 
-    agent.objective = Spy()
+    agent.problems = replace(agent.problems, objective=Spy())
     for _ in range(11):  # twice as long as it was told
         obs = maze.step(agent.act(obs))[0]
     assert list(dict.fromkeys(ends)) == [1, 0, -1]

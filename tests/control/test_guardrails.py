@@ -40,7 +40,8 @@ from planners.guardrails import (
 from worldmodel import calibrate
 from worldmodel.agent import Agent, AgentConfig
 from worldmodel.control.familiarity import Familiar
-from worldmodel.control.guardrails import Senses, action_limits, guardrails, parse_rules, permitted
+from worldmodel.control.guardrails import action_limits, guardrails, parse_rules, permitted
+from worldmodel.control.senses import Senses
 from worldmodel.data.collection import CollectConfig, collect
 from worldmodel.data.dataset import open_dataset
 from worldmodel.data.images import load_image
@@ -61,7 +62,7 @@ from worldmodel.measure.rollouts import RolloutLog
 from worldmodel.measure.tasks import GoalTask, sample_tasks
 from worldmodel.models.checkpoint import find_checkpoint, load_checkpoint
 from worldmodel.studies import frontier as frontier
-from worldmodel.wrappers import Guardrail
+from worldmodel.wrappers import GuardrailWrapper
 
 each_planner = pytest.mark.parametrize("name", list(planners.PLANNERS))
 SQUARE = ((0.0, 0.0), (2.0, 0.0), (2.0, 1.0), (0.0, 1.0))
@@ -361,7 +362,7 @@ PROPRIO = ("pusher_x", "pusher_y", "pusher_vx", "pusher_vy")
         ("max_speed:0.5,margin=0.1", None, 0.5, 0.1),
         ("max_action:1e-2", None, 0.01, 0),
         ("keep_apart:0.08,of=block,margin=0.1", None, 0.08, 0.1),
-        ("unlike:some/photo.png", None, 0.1, 0),
+        ("unlike:some/photo.png", None, 0.0, 0),
         ("unlike:photo.png,least=0.3", None, 0.3, 0),
         ("familiar:1.5", None, 1.5, 0),
         ("action_points:start=0.03,end=0.08", None, 0, 0),
@@ -378,7 +379,7 @@ def test_rules_are_read(text: str, region: Region | None, most: float, margin: f
     [
         ("nogo:x=0:1", "no guardrail is called 'nogo': did you mean 'no_go'?"),
         ("zebra", "there are no_go, workspace"),
-        ("max_speed", "says no limit: write max_speed:0.1"),
+        ("max_speed", "has no limit: write max_speed:0.1"),
         ("max_speed:", "'' is not a number"),
         ("max_speed:fast", "'fast' is not a number"),
         ("max_speed:nan", "nan is not a finite number"),
@@ -440,7 +441,7 @@ def test_rules_for_planners_and_for_judges_agree() -> None:
     action = action_limits(rules, torch.zeros(1, 2))
     assert action is not None and (action.norm, action.change) == (2, None)  # the tightest
     assert action_limits(rules[:3], torch.zeros(1, 2)) is None
-    with pytest.raises(UserError, match="needs x and y, but known are arm, hand"):
+    with pytest.raises(UserError, match="needs x and y; this checkpoint has arm, hand"):
         guardrails(rules, Senses(("arm", "hand")), now)
 
 
@@ -462,7 +463,7 @@ def test_rules_on_other_things_read_latents() -> None:
     apart = np.hypot(9 - np.array([0.1, 0.2]), 9 - 0.1)
     found = near(ahead, torch.zeros(1, 1, 2, 2))[0, 0]
     assert found.tolist() == pytest.approx((9.5 - apart).tolist(), abs=1e-4)
-    with pytest.raises(UserError, match="needs zebra_x and zebra_y, but known are pusher_x"):
+    with pytest.raises(UserError, match="needs zebra_x and zebra_y; this checkpoint has pusher_x"):
         guardrails(parse_rules(["no_go:of=zebra,x=0:1"]), senses, now)
 
 
@@ -485,7 +486,7 @@ def test_nothing_looks_like_a_photo(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no image at .*missing.png"):
         worldmodel.load("pusht", guardrails=("unlike:missing.png",))
     rule = parse_rules(["unlike:photo.png"])[0]
-    with pytest.raises(UserError, match="is on what states do not tell"):
+    with pytest.raises(UserError, match="states do not decide it"):
         rule.violation(named("x", "y"), np.zeros((2, 2)))
 
 
@@ -503,7 +504,7 @@ def test_chips_that_fell_are_counted() -> None:
     assert keep(ahead, torch.zeros(1, 1, 2, 4)).flatten().tolist() == pytest.approx(
         [0.0, 1.6], abs=1e-5
     )
-    with pytest.raises(UserError, match="needs chips, but known are x, y"):
+    with pytest.raises(UserError, match="needs chips; this checkpoint has x, y"):
         guardrails([rule], Senses(("x", "y")), Trajectory(z[:1], torch.zeros(1, 2)))
 
 
@@ -684,10 +685,11 @@ def test_actions_are_limited_even_where_there_is_no_plan() -> None:
         agent = Agent(model, encoder, info, planners.make("cem"), config)
         (task,) = sample_tasks(env, 1, 0, 25)
         obs, _ = env.reset(options={"state": task.start_state})
-        agent.reset(env.unwrapped.render_state(task.goal_state))  # type: ignore[attr-defined]
+        goal = env.unwrapped.render_state(task.goal_state)  # type: ignore[attr-defined]
+        agent.reset(goal)
         taken = [np.zeros(2)]
         if not plan_exists:
-            agent._last = torch.tensor([[0.01, -0.005]])
+            agent.reset(goal, last_action=[0.01, -0.005])
             taken = [np.array([0.01, -0.005])]
         for _ in range(7):
             action = agent.act(obs)
@@ -729,7 +731,9 @@ def test_on_the_true_simulator_nothing_is_ever_broken(name: str) -> None:
 
 # ---- Around other people's policies -------------------------------------------------------------
 def test_actions_of_any_policy_in_any_environment_are_limited() -> None:
-    env = Guardrail(gym.make("Pendulum-v1"), ["max_change:0.5", "max_action:1.5"])
+    env = GuardrailWrapper(
+        gym.make("Pendulum-v1"), ["max_change:0.5", "max_action:1.5"], hold=[0.0]
+    )
     env.reset(seed=0)
     rng, taken, said = np.random.default_rng(0), [np.zeros(1)], []
     for step in range(60):
@@ -756,7 +760,7 @@ def test_a_stubborn_policy_is_kept_out_of_a_region(angle: float) -> None:
     way = 0.015 * np.array([math.cos(angle), math.sin(angle)])
     depth = []
     for rules in ([], ["no_go:disc=0.3:0.25:0.05,margin=0.005", "max_change:0.01"]):
-        env = Guardrail(make_env("worldmodel/PushT-v0", {}), rules, "pusht")
+        env = GuardrailWrapper(make_env("worldmodel/PushT-v0", {}), rules, "pusht")
         env.reset(seed=0, options={"state": start})
         places, reasons = [], []
         for _ in range(25):
@@ -771,12 +775,12 @@ def test_a_stubborn_policy_is_kept_out_of_a_region(angle: float) -> None:
 
 
 def test_what_a_wrapper_cannot_guard_is_named() -> None:
-    with pytest.raises(UserError, match="'max_speed:1' is about what will happen"):
-        Guardrail(gym.make("Pendulum-v1"), ["max_speed:1"])
+    with pytest.raises(UserError, match="'max_speed:1' is about predictions"):
+        GuardrailWrapper(gym.make("Pendulum-v1"), ["max_speed:1"])
     with pytest.raises(UserError, match="not Discrete"):
-        Guardrail(gym.make("CartPole-v1"), ["max_change:1"])
+        GuardrailWrapper(gym.make("CartPole-v1"), ["max_change:1"])
     with pytest.raises(UserError, match="this checkpoint is for worldmodel/PushT-v0"):
-        Guardrail(make_env("worldmodel/Maze-v0", {}), ["no_go:x=0:1"], "pusht")
+        GuardrailWrapper(make_env("worldmodel/Maze-v0", {}), ["no_go:x=0:1"], "pusht")
 
 
 # ---- Calibration --------------------------------------------------------------------------------
@@ -803,7 +807,7 @@ def test_too_few_episodes_for_a_level_are_named() -> None:
         CalibrateConfig(env="worldmodel/PushT-v0", guardrail=["no_go:x=0:1"], episodes=9)
     with pytest.raises(UserError, match="'max_change:1' is kept exactly"):
         CalibrateConfig(env="worldmodel/PushT-v0", guardrail=["max_change:1"])
-    with pytest.raises(UserError, match="kept exactly: there is no margin to calibrate"):
+    with pytest.raises(UserError, match="holds exactly: it has no margin to calibrate"):
         parse_rules(["max_change:1,margin=calibrated"])
 
 
@@ -882,23 +886,20 @@ def test_penalties_are_in_the_cost_and_lagrangians_grow() -> None:
     parts = load_checkpoint("pusht")
     rules = ("workspace:x=9:10",)  # 8.5 metres away
     config = AgentConfig(samples=8, iterations=1, guardrails=rules)
-    agent = frontier.SoftAgent(*parts, planners.make("cem"), config)
-    agent.weight, agent.rate = 2.0, 0.5
+    planner = frontier.SoftPlanner(planners.make("cem"), 2.0, 0.5)
+    agent = Agent(*parts, planner, config)
     env = make_env("worldmodel/PushT-v0", {})
     obs, _ = env.reset(seed=0)
     agent.reset(obs["pixels"])
     agent.act(obs)
     env.close()
     assert agent.last_plan is not None and agent.stop_reason is None  # it does not mind
-    hard = Agent.problem(agent)
-    plan = planners.verify(hard, agent.last_plan.actions)
+    plan = planners.verify(agent.problem(), agent.last_plan.actions)
     broken = float(plan.violations.sum())
     assert broken > 5 * 8 and not plan.feasible.any()
-    assert agent.weights.item() == pytest.approx(2.0 + 0.5 * broken, rel=0.01)
-    agent.weights[:] = 2.0
-    soft = planners.verify(agent.problem(), agent.last_plan.actions)
-    assert soft.cost.item() == pytest.approx(plan.cost.item() + 2.0 * broken, rel=0.01)
-    assert soft.feasible.all()
+    assert planner.weights.item() == pytest.approx(2.0 + 0.5 * broken, rel=0.01)
+    assert agent.last_plan.cost.item() == pytest.approx(plan.cost.item() + 2 * broken, rel=0.01)
+    assert agent.last_plan.feasible.all()
 
 
 @pytest.mark.slow

@@ -345,7 +345,7 @@ def test_an_agent_on_the_simulator_sees_what_its_plans_would_show(
     path = pusht.unwrapped.physics(task.start_state, agent.sequence(plan.actions)[0].numpy())
     for step, z in enumerate(plan.trajectory.z[0], 1):
         pixels = tasks.render(pusht, path[step * agent.frameskip])
-        torch.testing.assert_close(z, agent._encode(pixels[None])[0], atol=0.02, rtol=0.02)
+        torch.testing.assert_close(z, agent.inference.encode(pixels[None])[0], atol=0.02, rtol=0.02)
     np.testing.assert_allclose(plan.trajectory.proprio[0, 0, :2], path[agent.frameskip, :2])
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tiny import tiny_checkpoint
 
-from worldmodel.control.expectation import Expectation
+from worldmodel.control.surprise import UsualErrors
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import make_env
 from worldmodel.measure.prediction_errors import SurpriseConfig
@@ -52,7 +52,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_command_stores_usual_errors(measured: Path) -> None:
     info = load_info(measured)
-    assert Expectation.of(info).levels[-1] == 2**-9  # 750 steps
+    assert UsualErrors.of(info).levels[-1] == 2**-9  # 750 steps
     assert info.evaluation == load_info(find_checkpoint("pusht")).evaluation
 
 

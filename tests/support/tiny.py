@@ -46,6 +46,7 @@ def tiny_checkpoint(
         spec,
         tuple(0.0 if name.endswith(("vx", "vy")) else 1.0 for name in names),  # no velocities
         horizon=3,
+        hold=(0.0,) * len(low),
         proprio_names=names,
     )
     save_checkpoint(folder, model, info)

@@ -23,7 +23,7 @@ from envs.exploration import explorer
 from envs.task import task_of
 from worldmodel.agent import Agent, AgentConfig
 from worldmodel.cli import progress
-from worldmodel.control.expectation import WATCHED, Expectation
+from worldmodel.control.surprise import ERROR_NAMES, UsualErrors
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import check_fits, make_env
 from worldmodel.measure.tasks import HELD_OUT
@@ -67,7 +67,7 @@ class WatchedEpisode(NamedTuple):
     """Prediction errors of one episode.
 
     Attributes:
-        errors: after each environment step, ``[steps, 3]``, in the order of `WATCHED`.
+        errors: after each environment step, ``[steps, 3]``, in the order of `ERROR_NAMES`.
         contact: whether the robot touched something before each step, bool ``[steps]``.
         disturbed: first step after the disturbance, or None.
     """
@@ -91,7 +91,7 @@ class Watcher:
         check_fits(self.env, self.info)
         self.task = task_of(self.env)
         # Any quantiles turn the monitor on; only the errors are read.
-        placeholder = Expectation.from_errors(np.ones((1, len(WATCHED)))).as_json()
+        placeholder = UsualErrors.from_errors(np.ones((1, len(ERROR_NAMES)))).as_json()
         info = replace(self.info, surprise=placeholder)
         config = AgentConfig(execute=1, alarm=0.5)
         self.agent = Agent(model, encoder, info, planners.make("cem"), config)
@@ -143,7 +143,7 @@ def watch_episode(
             contact.append(touches)
             obs, _, _, _, info = env.step(action)
             agent.observe(obs)
-            errors.append(agent.errors[0].cpu().numpy().copy())
+            errors.append(agent.perception.surprise.errors[0].cpu().numpy().copy())
     return WatchedEpisode(np.array(errors), np.array(contact), disturbed)
 
 
@@ -161,7 +161,7 @@ def measure_surprise(config: SurpriseConfig) -> dict[str, Any]:
         watched = watcher.episodes(
             "usual errors", config.policy, config.steps, config.seed * SEEDS, config.episodes
         )
-    found = Expectation.from_errors(np.concatenate([each.errors for each in watched])).as_json()
+    found = UsualErrors.from_errors(np.concatenate([each.errors for each in watched])).as_json()
     write_finding(checkpoint, "surprise", found)
     return {
         "env": config.env,

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from worldmodel.control.expectation import Expectation
+from worldmodel.control.surprise import UsualErrors
 from worldmodel.errors import UserError
 from worldmodel.measure.prediction_errors import FIRST, SEEDS, WINDOW, WatchedEpisode, Watcher
 from worldmodel.measure.statistics import in_percent, rate_interval
@@ -79,7 +79,7 @@ def disturbances(config: DisturbancesConfig) -> dict[str, Any]:
     checkpoint = config.checkpoint or bundled_for(config.env)
     first = config.seed * SEEDS + LATER
     with Watcher(checkpoint, config.env, config.env_kwargs) as watcher:
-        expectation = Expectation.of(watcher.info)
+        expectation = UsualErrors.of(watcher.info)
 
         def episodes(what: str, disturbance: str = "") -> list[WatchedEpisode]:
             size = (config.steps, first, config.episodes)
@@ -132,7 +132,7 @@ def window(errors: Array, start: int | None) -> Array:
     return errors[start : start + WINDOW]
 
 
-def p_values(expectation: Expectation, errors: Array) -> Array:
+def p_values(expectation: UsualErrors, errors: Array) -> Array:
     """p-values ``[n]`` of errors ``[n, 3]``."""
     found: Array = expectation.p_value(torch.from_numpy(errors)).numpy()
     return found
@@ -146,7 +146,7 @@ def auroc(positive: Array, negative: Array) -> float:
 
 
 def detection(
-    expectation: Expectation, after: list[Array], before: list[Array], alarm: float
+    expectation: UsualErrors, after: list[Array], before: list[Array], alarm: float
 ) -> dict[str, Any]:
     """How well windows of errors ``[WINDOW, 3]`` after a disturbance differ from undisturbed
     ones."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from envs.task import task_of
-from planners import Problem, Trajectory, verify
+from planners import Budget, Plan, Planner, Problem, Trajectory, verify
 from worldmodel.agent import Agent, AgentConfig, make_planner
 from worldmodel.control.guardrails import parse_rules, permitted
 from worldmodel.errors import UserError
@@ -92,39 +92,37 @@ class FrontierConfig:
             raise UserError(f"weights {self.weights} and rate {self.rate} must be above 0")
 
 
-class SoftAgent(Agent):
-    """An agent with soft constraints: violations are added to the cost.
+class SoftPlanner:
+    """A planner with soft constraints: violations are added to the cost.
 
-    Attributes:
+    Args:
+        planner: searches for actions.
         weight: initial weight of the violations.
         rate: growth of the weight per unit of violation and plan.
     """
 
-    weight: float = 0.0
-    rate: float = 0.0
+    def __init__(self, planner: Planner, weight: float, rate: float = 0.0) -> None:
+        self.planner, self.weight, self.rate = planner, weight, rate
+        self.name, self.default_budget = planner.name, planner.default_budget
 
-    def reset(self, goals: Array, seed: int | None = None, steps: int | None = None) -> None:
-        super().reset(goals, seed, steps)
-        self.weights = torch.full((len(self.stop_reasons), 1), self.weight, device=self.device)
+    def __repr__(self) -> str:
+        return repr(self.planner)  # calibrated margins are those of the planner
 
-    def problem(self, warm_start: Tensor | None = None) -> Problem:
-        hard = super().problem(warm_start)
+    def plan(self, problem: Problem, budget: Budget, generator: torch.Generator) -> Plan:
+        """See `planners.Planner.plan`. The first plan of an episode has no warm start."""
+        if problem.warm_start is None:
+            self.weights = problem.low.new_full((problem.episodes, 1), self.weight)
 
         def cost(trajectory: Trajectory, actions: Tensor) -> Tensor:
-            return hard.cost(trajectory, actions) + self.weights * total_violation(
-                hard, trajectory, actions
-            )
+            penalty = self.weights * total_violation(problem, trajectory, actions)
+            return problem.cost(trajectory, actions) + penalty
 
-        return dataclasses.replace(hard, cost=cost, guardrails=())
-
-    def _replan(self, asked: float) -> None:
-        super()._replan(asked)
-        if self.rate:
-            assert self.last_plan is not None
-            hard = super().problem()
-            plan = verify(hard, self.last_plan.actions)
-            violation = plan.violations.clamp(min=0).sum((-2, -1))
-            self.weights += self.rate * violation[:, None]
+        soft = dataclasses.replace(problem, cost=cost, guardrails=())
+        plan = self.planner.plan(soft, budget, generator)
+        violations = verify(problem, plan.actions).violations
+        total = violations.clamp(min=0).sum((-2, -1))
+        self.weights = self.weights + self.rate * total[:, None]
+        return dataclasses.replace(plan, violations=violations)
 
 
 def total_violation(problem: Problem, trajectory: Trajectory, actions: Tensor) -> Tensor:
@@ -149,9 +147,7 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
     )
 
     def soft(weight: float, rate: float = 0.0) -> Agent:
-        agent = SoftAgent(*parts, planner, settings)
-        agent.weight, agent.rate = weight, rate
-        return agent
+        return Agent(*parts, SoftPlanner(planner, weight, rate), settings)
 
     agents: dict[str, Agent] = {
         "unconstrained": Agent(*parts, planner, dataclasses.replace(settings, guardrails=())),

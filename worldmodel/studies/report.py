@@ -34,7 +34,7 @@ from safetensors.torch import load as parse_safetensors
 
 from worldmodel.cli import atomic_write_text, parse_config
 from worldmodel.cli import run as run_command
-from worldmodel.control.expectation import WATCHED
+from worldmodel.control.surprise import ERROR_NAMES
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import same_env
 from worldmodel.measure.evaluation_table import search_label
@@ -429,11 +429,11 @@ def usual(found: dict[str, Any], make: str) -> str:
     if not found:
         return missing("This checkpoint does not know how large its errors usually are.", make)
     levels, limits = found["levels"], found["limits"]
-    p_values = [min(1.0, len(WATCHED) * level) for level in levels]  # Bonferroni
+    p_values = [min(1.0, len(ERROR_NAMES) * level) for level in levels]  # Bonferroni
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        for name, (colour, marker) in zip(WATCHED, LOOKS, strict=False):
+        for name, (colour, marker) in zip(ERROR_NAMES, LOOKS, strict=False):
             axes.loglog(p_values, limits[name], marker + "-", color=colour, ms=4, label=name)
         axes.invert_xaxis()
         axes.set(xlabel="p-value of a step in which an error is larger", ylabel="squared error")
@@ -441,7 +441,7 @@ def usual(found: dict[str, Any], make: str) -> str:
 
     rows: Rows = []
     for at, (level, p_value) in enumerate(zip(levels, p_values, strict=True)):
-        of_both = (f"{limits[name][at]:.4g}" for name in WATCHED)
+        of_both = (f"{limits[name][at]:.4g}" for name in ERROR_NAMES)
         rows.append([f"{p_value:.3g}", f"{100 * level:.3g}", *of_both])
     return picture(
         "image/svg+xml",
@@ -449,7 +449,9 @@ def usual(found: dict[str, Any], make: str) -> str:
         "Error against p-value, for latents and proprio; the table has the numbers",
         "What was expected a model step ago beside what came: how large the squared error is, in "
         "units of the model's distance, and of proprio's variance.",
-    ) + table("What is usual", ("p-value", "% of usual steps with more", *WATCHED), rows, text=0)
+    ) + table(
+        "What is usual", ("p-value", "% of usual steps with more", *ERROR_NAMES), rows, text=0
+    )
 
 
 def events(path: Path | None, info: CheckpointInfo, make: str) -> str:
