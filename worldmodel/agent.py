@@ -28,7 +28,7 @@ from torch import Tensor
 import planners
 from planners import Budget, Plan, Planner, Problem, merge, verify
 from worldmodel.control.action_layout import ActionLayout
-from worldmodel.control.config import AgentConfig, make_planner
+from worldmodel.control.config import AgentConfig
 from worldmodel.control.goal_problem import GoalProblems
 from worldmodel.control.guardrails import Rule, action_limits, parse_rules
 from worldmodel.control.hold import UNDECLARED, Declared, Hold
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from worldmodel.encoders.encoder import Encoder
 
 Array = NDArray[Any]
-__all__ = ["Agent", "AgentConfig", "Stop", "make_planner"]
 
 UNLIMITED = 1_000_000  # iterations: time or convergence ends a search
 

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import planners
-from envs.task import task_of
-from worldmodel.agent import Agent, AgentConfig
+from worldmodel.agent import Agent
 from worldmodel.cli.device import pick_device
 from worldmodel.control.action_layout import ActionLayout
+from worldmodel.control.config import AgentConfig
 from worldmodel.control.guardrails import action_limits, parse_rules
-from worldmodel.control.hold import UNDECLARED, Declared, Hold
+from worldmodel.control.hold import UNDECLARED, Declared, Hold, task_hold
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import check_fits
 from worldmodel.models.checkpoint import load_checkpoint
@@ -82,7 +82,7 @@ class GuardrailWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 f"guardrail {learned[0]!r} is about predictions: give a checkpoint that makes them"
             )
         self.agent: Agent | None = None
-        choices = [hold, _task_hold(env)]
+        choices = [hold, task_hold(env)]
         if checkpoint is not None:
             model, encoder, info = load_checkpoint(checkpoint)
             choices.append(info.hold)
@@ -91,7 +91,7 @@ class GuardrailWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 config = AgentConfig(execute=1, guardrails=tuple(rules))
                 target = pick_device(device)
                 parts = model.to(target), encoder.to(target), info
-                first = hold if hold is not None else _task_hold(env)
+                first = hold if hold is not None else task_hold(env)
                 self.agent = Agent(*parts, planners.make("cem"), config, first)
         low, high = (torch.from_numpy(bound).double() for bound in (box.low, box.high))
         self.hold = Hold(choices, ActionLayout(1, 1, 1, 1, low, high))
@@ -181,7 +181,7 @@ class SurpriseMonitor(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         check_fits(env, info)
         target, config = pick_device(device), AgentConfig(execute=1, alarm=alarm)
         parts = model.to(target), encoder.to(target), info
-        self.agent = Agent(*parts, planners.make("cem"), config, _task_hold(env))
+        self.agent = Agent(*parts, planners.make("cem"), config, task_hold(env))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -200,11 +200,3 @@ class SurpriseMonitor(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         surprise = self.agent.perception.surprise
         result = {"p_value": float(surprise.p_value[0]), "alarm": bool(surprise.alarmed[0])}
         return obs, reward, terminated, truncated, {**info, "surprise": result}
-
-
-def _task_hold(env: gym.Env[Any, Any]) -> Declared:
-    """The hold action of the environment's Task, or None where it has none."""
-    try:
-        return task_of(env).hold  # type: ignore[no-any-return]
-    except ValueError:
-        return None

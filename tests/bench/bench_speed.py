@@ -18,7 +18,7 @@ import torch
 import planners
 from envs.exploration import explorer
 from planners import Budget
-from worldmodel.agent import AgentConfig, make_planner
+from worldmodel.control.config import AgentConfig, make_planner
 from worldmodel.models.checkpoint import load_checkpoint
 from worldmodel.studies.bench_parts import placed
 from worldmodel.studies.bench_training import rehearse

@@ -52,7 +52,7 @@ def elites(samples: int) -> int:
 @functools.cache
 def agent(checkpoint: str, horizon: int, precision: str) -> Any:
     """An agent at the start of an episode, with a goal."""
-    from worldmodel.agent import AgentConfig, make_planner
+    from worldmodel.control.config import AgentConfig, make_planner
     from worldmodel.models.checkpoint import load_checkpoint
     from worldmodel.studies.bench_parts import placed
 

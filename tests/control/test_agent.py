@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import planners
 import worldmodel
-from worldmodel.agent import Agent, AgentConfig, Stop
+from worldmodel.agent import Agent, Stop
+from worldmodel.control.config import AgentConfig
 from worldmodel.control.guardrails import parse_rules
 from worldmodel.control.objective import ObjectiveConfig
 from worldmodel.control.senses import Senses
@@ -500,7 +501,7 @@ PEAK = """
 import sys
 import torch
 from planners import Budget
-from worldmodel.agent import AgentConfig, make_planner
+from worldmodel.control.config import AgentConfig, make_planner
 from worldmodel.studies.bench_parts import placed
 from worldmodel.studies.clock import peak_mb
 from worldmodel.models.checkpoint import load_checkpoint

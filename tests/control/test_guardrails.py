@@ -38,7 +38,8 @@ from planners.guardrails import (
     unlike,
 )
 from worldmodel import calibrate
-from worldmodel.agent import Agent, AgentConfig
+from worldmodel.agent import Agent
+from worldmodel.control.config import AgentConfig
 from worldmodel.control.familiarity import Familiar
 from worldmodel.control.guardrails import action_limits, guardrails, parse_rules, permitted
 from worldmodel.control.senses import Senses

@@ -21,7 +21,8 @@ from tiny import tiny_checkpoint
 from planners import Budget
 from worldmodel import evaluate as evaluate_verb
 from worldmodel import goal, load
-from worldmodel.agent import Agent, AgentConfig, make_planner
+from worldmodel.agent import Agent
+from worldmodel.control.config import AgentConfig, make_planner
 from worldmodel.data.collection import episode_seed
 from worldmodel.errors import UserError
 from worldmodel.measure import gallery as gallery

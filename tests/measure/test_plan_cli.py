@@ -19,7 +19,8 @@ from processes import started
 from tiny import tiny_checkpoint
 
 import worldmodel
-from worldmodel.agent import Agent, AgentConfig, make_planner
+from worldmodel.agent import Agent
+from worldmodel.control.config import AgentConfig, make_planner
 from worldmodel.measure.environments import make_env
 from worldmodel.measure.episode import EpisodeLog
 from worldmodel.measure.episode_pictures import draw_costs, episode_film

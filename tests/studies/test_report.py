@@ -19,7 +19,7 @@ import pytest
 from tiny import tiny_checkpoint
 
 from worldmodel import plan
-from worldmodel.agent import AgentConfig
+from worldmodel.control.config import AgentConfig
 from worldmodel.measure import evaluation as evaluate
 from worldmodel.measure import probing as probe
 from worldmodel.measure.ceiling import CeilingConfig

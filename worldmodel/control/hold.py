@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from envs.task import task_of
 from worldmodel.control.action_layout import ActionLayout
 from worldmodel.errors import UserError
 
@@ -92,3 +94,11 @@ class Hold:
                 f"hold is {values.tolist()}: it must be {len(low)} finite numbers, an action"
             )
         return torch.from_numpy(values).to(low).clamp(low, high)
+
+
+def task_hold(env: gym.Env[Any, Any]) -> HoldFunction | None:
+    """The hold function of the environment's Task, or None where it has no Task."""
+    try:
+        return task_of(env).hold  # type: ignore[no-any-return]
+    except ValueError:
+        return None

@@ -25,9 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.task import task_of
-from worldmodel.agent import Agent, AgentConfig, PlannerConfig
+from worldmodel.agent import Agent
 from worldmodel.cli.device import pick_device
+from worldmodel.control.config import AgentConfig, PlannerConfig
 from worldmodel.control.guardrails import Rule, parse_rules, permitted
+from worldmodel.control.hold import task_hold
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import check_fits
 from worldmodel.measure.guardrail_metrics import prediction_gaps
@@ -127,9 +129,9 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
     model, encoder, info = load_checkpoint(checkpoint)
     parts = model.to(device), encoder.to(device), info
 
-    def make_agent(rule: str) -> Agent:
+    def make_agent(rule: str, env: gym.Env[Any, Any]) -> Agent:
         settings = dataclasses.replace(config.agent, guardrails=(rule,))
-        return Agent(*parts, config.planner.make(), settings)
+        return Agent(*parts, config.planner.make(), settings, task_hold(env))
 
     env_kwargs = config.env_kwargs or info.env_kwargs
     count = min(config.batch, config.episodes)
@@ -139,7 +141,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
         for rule in parse_rules(config.guardrail):
             margin, rounds = 0.0, []
             for number in range(config.rounds):
-                agent = make_agent(f"{rule.bare},margin={margin!r}")
+                agent = make_agent(f"{rule.bare},margin={margin!r}", envs[0])
                 scores, violated = _round(config, agent, envs, config.seed + number)
                 rounds.append(
                     {

@@ -22,6 +22,7 @@ from planners import Budget, Plan, Planner, Problem, Trajectory
 from worldmodel.agent import Agent
 from worldmodel.cli import progress as show_progress
 from worldmodel.control.guardrails import Rule, action_limits
+from worldmodel.control.hold import UNDECLARED
 from worldmodel.errors import UserError
 from worldmodel.measure.outcomes import task_distance
 from worldmodel.measure.rollouts import mix
@@ -80,13 +81,13 @@ class SimulatorPlanner:
     def _render(self, state: Array, actions: torch.Tensor) -> Trajectory:
         """What the simulator shows after each model step of candidates ``[1, S, T, A]``."""
         agent, frameskip = self.agent, self.agent.frameskip
-        primitive = agent.primitive(actions[0]).unflatten(-1, (frameskip, -1)).flatten(1, 2)
+        primitive = agent.layout.primitive(actions[0]).unflatten(-1, (frameskip, -1)).flatten(1, 2)
         observations = [
             self.world.observe_state(after)
             for sequence in primitive.cpu().numpy()
             for after in self.world.physics(state, sequence)[frameskip::frameskip]
         ]
-        z = agent._encode(np.stack([obs["pixels"] for obs in observations]))
+        z = agent.inference.encode(np.stack([obs["pixels"] for obs in observations]))
         proprio = torch.from_numpy(np.stack([obs["proprio"] for obs in observations]))
         shape = (1, *actions.shape[1:3])
         return Trajectory(z.unflatten(0, shape), proprio.to(z.device).unflatten(0, shape))
@@ -132,17 +133,27 @@ def _run_episode(
     last = torch.zeros(1, len(agent.model.action_low), dtype=torch.float64)
     while len(path) <= budget_steps:
         steps_left = budget_steps + 1 - len(path)
-        problem = _true_problem(agent, env, task, path[-1], steps_left, last, warm_start)
+        hold = _hold_action(agent, world, path[-1], last)
+        problem = _true_problem(agent, env, task, path[-1], steps_left, last, warm_start, hold)
         plan = planner.plan(problem, budget, generator)
         actions = agent.sequence(plan.actions)[0, : agent.execute]
         if not plan.feasible[0]:  # it brakes as hard as the limits allow
-            actions = torch.zeros_like(actions)
+            actions = hold.expand_as(actions)
             if problem.limits is not None:
                 actions = problem.limits.project(actions[None])[0]
         last = actions[-1:]
         path += list(world.physics(path[-1], actions.numpy())[1:])
-        warm_start = agent.left_over(plan.actions)
+        warm_start = agent.layout.remainder(plan.actions, agent.execute, hold)
     return np.stack(path[: budget_steps + 1])
+
+
+def _hold_action(agent: Agent, world: Task, state: Array, last: torch.Tensor) -> torch.Tensor:
+    """The action ``[1, A]`` that holds the robot still in a state ``[Ds]``."""
+    fixed = agent.hold.fixed
+    held = agent.hold.actions([world.observe_state(state)] if fixed is None else [{}], last)
+    if held is None:
+        raise UserError(UNDECLARED)
+    return held.cpu().double()
 
 
 def _true_problem(
@@ -153,6 +164,7 @@ def _true_problem(
     steps_left: int,
     last: torch.Tensor,
     warm_start: torch.Tensor | None,
+    hold: torch.Tensor,
 ) -> Problem:
     """The agent's problem with the simulator as model; ``z`` holds the states of every environment
     step, ``[1, S, T, F, Ds]``."""
@@ -160,7 +172,7 @@ def _true_problem(
     objective = agent.config.objective.make(1.0)
 
     def rollout(actions: torch.Tensor) -> Trajectory:
-        primitive = agent.primitive(actions[0]).unflatten(-1, (agent.frameskip, -1))
+        primitive = agent.layout.primitive(actions[0]).unflatten(-1, (agent.frameskip, -1))
         states = [world.physics(state, each) for each in primitive.flatten(1, 2).numpy()]
         after = torch.from_numpy(np.stack(states)[:, 1:])
         return Trajectory(after.unflatten(1, (-1, agent.frameskip))[None])
@@ -178,10 +190,10 @@ def _true_problem(
         guardrails=tuple(
             TrueGuardrail(rule, world, state)
             for rule in agent.rules
-            if rule.tier == 2 and rule.judgeable
+            if rule.tier == 2 and rule.decided_by_states
         ),
         warm_start=warm_start,
-        hold=agent.idle.cpu(),
+        hold=agent.layout.planned(hold),
         limits=action_limits(agent.rules, last),
     )
 

@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 import planners
 from envs.task import task_of
 from planners import Budget
-from worldmodel.agent import Agent, AgentConfig, PlannerConfig
+from worldmodel.agent import Agent
 from worldmodel.cli.device import pick_device
+from worldmodel.control.config import AgentConfig, PlannerConfig
 from worldmodel.control.guardrails import Rule, parse_rules, permitted
+from worldmodel.control.hold import task_hold
 from worldmodel.errors import UserError
 from worldmodel.measure.ceiling import (
     CeilingConfig,
@@ -150,16 +152,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     device = pick_device(config.device)
     model, encoder, info = load_checkpoint(checkpoint)
     parts = model.to(device), encoder.to(device), info
-    agent = Agent(*parts, config.planner.make(), config.agent)
-    rules = [rule for rule in (*agent.rules, *parse_rules(config.judged)) if rule.judgeable]
-    if config.unguarded:
-        agent = Agent(
-            *parts, config.planner.make(), dataclasses.replace(config.agent, guardrails=())
-        )
     env_kwargs = config.env_kwargs or info.env_kwargs
     count = min(config.batch, config.episodes)
     with env_copies(config.env, env_kwargs, info.image_size, count) as envs:
         check_fits(envs[0], info)
+        planner, hold = config.planner.make(), task_hold(envs[0])
+        agent = Agent(*parts, planner, config.agent, hold)
+        rules = [r for r in (*agent.rules, *parse_rules(config.judged)) if r.decided_by_states]
+        if config.unguarded:
+            unguarded = dataclasses.replace(config.agent, guardrails=())
+            agent = Agent(*parts, planner, unguarded, hold)
         _check_variation(envs[0], config.variations)
         tasks = _sample_seeds(config, envs[0], rules)
         timings = time_plans(agent, envs[0], tasks[config.seed][0], config.timed_plans)
@@ -331,11 +333,11 @@ def _settings(
     settings |= {
         "horizon": agent.horizon,
         "execute": agent.execute,
-        "action_repeat": agent.repeat,
+        "action_repeat": agent.layout.repeat,
         "samples": agent.budget.samples,
         "iterations": agent.budget.iterations,
         "guardrails": list(config.agent.guardrails),
-        "bfloat16": agent.bfloat16,
+        "bfloat16": agent.inference.bfloat16,
     }
     return {
         "env_kwargs": env_kwargs,
@@ -402,7 +404,9 @@ def _add_ceiling(
         settings = dataclasses.replace(
             agent.config, samples=budget.samples, iterations=budget.iterations
         )
-        on_simulator = Agent(agent.model, agent.encoder, agent.info, planner, settings)
+        on_simulator = Agent(
+            agent.model, agent.encoder, agent.info, planner, settings, task_hold(env)
+        )
         on_simulator.planner = SimulatorPlanner(planner, on_simulator, env)
         paths = run_agent(on_simulator, [env], *episodes)
     else:

@@ -94,7 +94,7 @@ class RecordingPlanner:
         """Where candidates lead the robot ``[S, n, 2]``: along the first action where actions are
         motions of their own, along imagined positions otherwise; n is 0 where neither is known."""
         size = len(self.agent.model.action_low)
-        first = self.agent.primitive(actions)[0, :, 0, :size].float().cpu().numpy()
+        first = self.agent.layout.primitive(actions)[0, :, 0, :size].float().cpu().numpy()
         points = self.task.action_path(first)
         if points is not None:
             return points

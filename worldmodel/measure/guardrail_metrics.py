@@ -103,5 +103,5 @@ def margin_coverage(
             ),
         }
         for index, rule in enumerate(learned)
-        if rule.margin and rule.judgeable
+        if rule.margin and rule.decided_by_states
     ]

@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.task import task_of
-from worldmodel.agent import Agent, AgentConfig, PlannerConfig
+from worldmodel.agent import Agent
 from worldmodel.cli import atomic_write_bytes, atomic_write_json, writable_folder
 from worldmodel.cli.device import pick_device
+from worldmodel.control.config import AgentConfig, PlannerConfig
 from worldmodel.control.guardrails import parse_rules
+from worldmodel.control.hold import task_hold
 from worldmodel.data.images import load_image
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import check_fits, make_env, same_env
@@ -168,7 +170,7 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
     try:
         check_fits(env, info)
         parts = model.to(device), encoder.to(device), info
-        agent = Agent(*parts, config.planner.make(), config.agent)
+        agent = Agent(*parts, config.planner.make(), config.agent, task_hold(env))
         if config.explain:
             agent.planner = RecordingPlanner(agent, env)
         decoder = load_decoder(name, model, info)

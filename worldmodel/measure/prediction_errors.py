@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 import planners
 from envs.exploration import explorer
 from envs.task import task_of
-from worldmodel.agent import Agent, AgentConfig
+from worldmodel.agent import Agent
 from worldmodel.cli import progress
+from worldmodel.control.config import AgentConfig
 from worldmodel.control.surprise import ERROR_NAMES, UsualErrors
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import check_fits, make_env

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldmodel.agent import AgentConfig, PlannerConfig
+from worldmodel.control.config import AgentConfig, PlannerConfig
 from worldmodel.errors import UserError
 from worldmodel.measure.ceiling import CeilingConfig
 from worldmodel.measure.evaluation import EvaluateConfig, evaluate

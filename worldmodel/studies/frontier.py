@@ -24,7 +24,8 @@ from torch import Tensor
 
 from envs.task import task_of
 from planners import Budget, Plan, Planner, Problem, Trajectory, verify
-from worldmodel.agent import Agent, AgentConfig, make_planner
+from worldmodel.agent import Agent
+from worldmodel.control.config import AgentConfig, make_planner
 from worldmodel.control.guardrails import parse_rules, permitted
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import check_fits, make_env

@@ -14,9 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 import planners
 from envs.task import task_of
 from planners import Trajectory
-from worldmodel.agent import Agent, AgentConfig
+from worldmodel.agent import Agent
 from worldmodel.cli.device import pick_device
+from worldmodel.control.config import AgentConfig
 from worldmodel.control.guardrails import parse_rules
+from worldmodel.control.hold import task_hold
 from worldmodel.data.images import read_image
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import check_fits, make_env
@@ -192,7 +194,8 @@ class Session:
             UserError: `steps` is below 1, or a guardrail does not fit the robot.
         """
         config = AgentConfig(guardrails=tuple(self.guardrails), seed=self.seed)
-        agent = Agent(self.model, self.encoder, self.info, planners.make("cem"), config)
+        parts = self.model, self.encoder, self.info
+        agent = Agent(*parts, planners.make("cem"), config, task_hold(self.env))
         agent.reset(self.goal, steps=steps)
         self._clear_run(self.log.states[-1])
         self.agent = agent
