@@ -17,9 +17,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from envs.camera import Camera
-from envs.disturbances import DISTURBANCES, restored
+from envs.camera import Camera, from_image, in_image
+from envs.disturbances import DISTURBANCES, restored, teleported
 from envs.task import Task
+from envs.variations import VARIATIONS, variation_names, vary
 
 Array = NDArray[Any]
 Obs = dict[str, Any]
@@ -47,10 +48,7 @@ class TopDownEnv(gym.Env[Obs, Array], Task):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
-    variations: ClassVar[tuple[str, ...]] = ("background", "object", "light", "camera", "friction")
-    """``background``: colour of the ground. ``object``: colour of the movable object. ``light``:
-    brightness, by a factor of 0.6 to 1.2. ``camera``: its position, by up to 2 % of the image along
-    each side. ``friction``: all friction, by a factor of 0.5 to 2."""
+    variations: ClassVar[tuple[str, ...]] = VARIATIONS
     disturbances: ClassVar[tuple[str, ...]] = ("teleport", *DISTURBANCES)
     contact_disturbances: ClassVar[tuple[str, ...]] = ("ghost", "friction")
     action_space: spaces.Box
@@ -71,7 +69,7 @@ class TopDownEnv(gym.Env[Obs, Array], Task):
         self.image_size = int(image_size)
         self.model = mujoco.MjModel.from_xml_string(xml)
         self.data = mujoco.MjData(self.model)
-        self._usual = copy.copy(self.model)  # the model without variations
+        self._original = copy.copy(self.model)  # without variations
         self.substeps = round(CONTROL_DT / self.model.opt.timestep)
         self.action_space = spaces.Box(
             np.asarray(low, np.float32), np.asarray(high, np.float32), dtype=np.float32
@@ -132,18 +130,7 @@ class TopDownEnv(gym.Env[Obs, Array], Task):
         """
         super().reset(seed=seed)
         options = options or {}
-        unknown = set(options) - {"state", "goal_state", "variation"}
-        if unknown:
-            raise ValueError(
-                f"unknown reset options {sorted(unknown)}; use 'state', 'goal_state', 'variation'"
-            )
-        variation = options.get("variation") or ()
-        names = (variation,) if isinstance(variation, str) else tuple(variation)
-        if strange := [name for name in names if name not in self.variations]:
-            raise ValueError(
-                f"{type(self).__name__} has no variation {strange[0]!r}; "
-                f"use {', '.join(self.variations)}"
-            )
+        names = variation_names(options, self.variations, type(self).__name__)
         self._vary(())  # start and goal are sampled without variations
         # Both are always sampled, so that the goal is the same whether or not a start is given.
         state, goal = self._sample_start_and_goal()
@@ -205,7 +192,9 @@ class TopDownEnv(gym.Env[Obs, Array], Task):
         if name not in self.disturbances:
             super().disturb(name, rng)
         elif name == "teleport":
-            self._teleport(rng)
+            least = 0.1 * self.model.cam_fovy[0]  # metres
+            state, numbers = self.get_state(), self.object_numbers()
+            self.set_state(teleported(state, numbers, self.sample_state, least, rng))
         else:
             DISTURBANCES[name](self.model, self.objects(), rng)
 
@@ -215,62 +204,18 @@ class TopDownEnv(gym.Env[Obs, Array], Task):
             yield
 
     def in_image(self, points: ArrayLike) -> Array:
-        view = float(self.model.camera("top").fovy[0])  # metres, for an orthographic camera
-        offset = (np.asarray(points, np.float64) - self.model.camera("top").pos[:2]) / view
-        place: Array = 0.5 + offset * [1.0, -1.0]
-        return place
+        return in_image(self.model, points)
 
     def from_image(self, places: ArrayLike) -> Array:
-        view = float(self.model.camera("top").fovy[0])
-        offset = (np.asarray(places, np.float64) - 0.5) * [1.0, -1.0]
-        points: Array = self.model.camera("top").pos[:2] + view * offset
-        return points
+        return from_image(self.model, places)
 
     # Shared parts --------------------------------------------------------------------------
 
+    def _vary(self, names: Sequence[str]) -> None:
+        vary(self.model, self._original, self.objects(), names, self.np_random)
+
     def _sample_start_and_goal(self) -> tuple[Array, Array]:
         return self.sample_state(self.np_random), self.sample_state(self.np_random)
-
-    def _vary(self, names: Sequence[str]) -> None:
-        """Restore the model, then apply the variations in `names`."""
-        model, usual, rng = self.model, self._usual, self.np_random
-        model.geom_rgba[:, :3] = usual.geom_rgba[:, :3]
-        model.geom_friction[:] = usual.geom_friction
-        model.dof_frictionloss[:] = usual.dof_frictionloss
-        model.cam_pos[:] = usual.cam_pos
-        light, usual_light = model.vis.headlight, usual.vis.headlight
-        light.ambient[:], light.diffuse[:] = usual_light.ambient, usual_light.diffuse
-        if "background" in names:
-            ground = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
-            model.geom_rgba[ground, :3] = rng.uniform(0.3, 1.0, 3)
-        if "object" in names:
-            model.geom_rgba[self.objects(), :3] = rng.uniform(0.1, 0.9, 3)
-        if "light" in names:
-            brightness = rng.uniform(0.6, 1.2)
-            light.ambient[:] *= brightness
-            light.diffuse[:] *= brightness
-        if "camera" in names:
-            view = model.cam_fovy[0]  # metres, for an orthographic camera
-            model.cam_pos[:, :2] += rng.uniform(-0.02, 0.02, 2) * view
-        if "friction" in names:
-            factor = 2.0 ** rng.uniform(-1.0, 1.0)
-            model.geom_friction[:, 0] *= factor
-            model.dof_frictionloss[:] *= factor
-
-    def _teleport(self, rng: np.random.Generator) -> None:
-        """Move the object to a random place, away from where it was and from the robot."""
-        state, numbers = self.get_state(), self.object_numbers()
-        others = np.setdiff1d(np.arange(len(state)), numbers)
-        robot = state[others[:2]] if len(others) else np.full(2, np.inf)
-        least = 0.1 * self.model.cam_fovy[0]  # metres
-        for _ in range(100):
-            new = self.sample_state(rng)
-            new[others] = state[others]
-            place = new[numbers[:2]]
-            moved = np.linalg.norm(place - state[numbers[:2]]) > least
-            if moved and np.linalg.norm(place - robot) > least:
-                break
-        self.set_state(new)
 
     @contextlib.contextmanager
     def _preserved(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
 
@@ -81,6 +81,23 @@ class Camera:
         self.context.make_current()
         self.opengl.free()
         self.context.free()
+
+
+def in_image(model: mujoco.MjModel, points: ArrayLike) -> Array:
+    """Where points of the workspace ``[..., 2]``, metres, are in the image, ``[..., 2]``: from the
+    left and from the top, as fractions of its side."""
+    camera = model.camera("top")
+    offset = (np.asarray(points, np.float64) - camera.pos[:2]) / float(camera.fovy[0])
+    place: Array = 0.5 + offset * [1.0, -1.0]
+    return place
+
+
+def from_image(model: mujoco.MjModel, places: ArrayLike) -> Array:
+    """The inverse of `in_image`."""
+    camera = model.camera("top")
+    offset = (np.asarray(places, np.float64) - 0.5) * [1.0, -1.0]
+    points: Array = camera.pos[:2] + float(camera.fovy[0]) * offset
+    return points
 
 
 def _close(camera: weakref.ref[Camera]) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import mujoco
 import numpy as np
+from numpy.typing import NDArray
 
+Array = NDArray[Any]
 Disturbance = Callable[[mujoco.MjModel, Sequence[int], np.random.Generator], None]
 
 
@@ -69,3 +72,33 @@ def restored(model: mujoco.MjModel) -> Iterator[None]:
     finally:
         for name, values in saved.items():
             getattr(model, name)[:] = values
+
+
+def teleported(
+    state: Array,
+    object_numbers: Sequence[int],
+    sample_state: Callable[[np.random.Generator], Array],
+    least: float,
+    rng: np.random.Generator,
+) -> Array:
+    """The state with the object at a random place, away from where it was and from the robot.
+
+    Args:
+        state: ``[Ds]``.
+        object_numbers: indices of the state's numbers that describe the object; its x and y come
+            first. The first two of the others are the robot's x and y.
+        sample_state: returns random states at rest.
+        least: smallest distance from the old place and from the robot, metres.
+        rng: source of the randomness.
+    """
+    at = list(object_numbers)
+    others = np.setdiff1d(np.arange(len(state)), at)
+    robot = state[others[:2]] if len(others) else np.full(2, np.inf)
+    for _ in range(100):
+        new = sample_state(rng)
+        new[others] = state[others]
+        place = new[at[:2]]
+        moved = np.linalg.norm(place - state[at[:2]]) > least
+        if moved and np.linalg.norm(place - robot) > least:
+            break
+    return new
