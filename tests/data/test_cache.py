@@ -82,7 +82,7 @@ def test_damaged_cache_is_rebuilt(recorded: Path, tmp_path: Path, harm: str) -> 
     np.testing.assert_allclose(cache.tokens, tokens_of(data), rtol=2e-3)
 
 
-def test_copied_cache_is_used(recorded: Path, tmp_path: Path) -> None:
+def test_copied_cache_is_reused(recorded: Path, tmp_path: Path) -> None:
     data = open_dataset(recorded)
     path = LatentCache.open_or_build(data, Grid(), tmp_path).path
     os.utime(path, (1, 1))
@@ -93,7 +93,7 @@ def test_copied_cache_is_used(recorded: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [False, True])
-def test_interrupted_build_goes_on(recorded: Path, tmp_path: Path, harm: bool) -> None:
+def test_interrupted_build_continues(recorded: Path, tmp_path: Path, harm: bool) -> None:
     data = open_dataset(recorded)
     with pytest.raises(KeyboardInterrupt):
         LatentCache.open_or_build(data, Grid(stop_after=64), tmp_path, batch=16)
@@ -110,7 +110,7 @@ def test_interrupted_build_goes_on(recorded: Path, tmp_path: Path, harm: bool) -
     assert not list(tmp_path.glob("*.partial")) and not list(tmp_path.glob("*.crc"))
 
 
-def test_cache_says_what_is_wrong(recorded: Path, tmp_path: Path) -> None:
+def test_unusable_encoders_and_folders_are_named(recorded: Path, tmp_path: Path) -> None:
     data = open_dataset(recorded)
     with pytest.raises(UserError, match="not finite in float16"):
         LatentCache.open_or_build(data, Grid(1e6), tmp_path)

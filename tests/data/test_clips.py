@@ -34,7 +34,7 @@ def logs(lengths: list[int], hold: Any = None) -> Any:
     )
 
 
-def test_clips_are_cut_from_episodes_and_padded_with_the_hold_action() -> None:
+def test_clips_are_padded_with_the_hold_action() -> None:
     data = [logs([8, 20]), logs([5, 40, 9], hold=[0.5])]
     sampler = ClipSampler(data, SKIP)
     episodes = choose(data, [np.arange(2), np.arange(3)], SKIP)

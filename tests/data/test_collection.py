@@ -54,7 +54,7 @@ def test_another_seed_is_another_dataset(recorded: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_killed_collection_goes_on_and_ends_the_same(
+def test_killed_collection_continues_to_the_same_dataset(
     recorded: Path, module: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "dot-v3"
@@ -99,7 +99,7 @@ def _alive(session: int) -> bool:
     return False
 
 
-def test_ctrl_c_keeps_what_is_finished(recorded: Path, module: Path, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_finished_shards(recorded: Path, module: Path, tmp_path: Path) -> None:
     out = tmp_path / "dot"
     options: dict[str, Any] = {"start_new_session": True, "stderr": subprocess.PIPE}
     with started(**command(module, out, DOT_SLEEP="0.003"), **options) as process:
@@ -139,7 +139,7 @@ def test_other_settings_need_another_folder(
         collect(dot(recorded, **changes))
 
 
-def test_a_folder_of_something_else_is_left_alone(module: Path, tmp_path: Path) -> None:
+def test_folders_with_other_content_are_refused(module: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="already holds thesis.tex"):
         collect(dot(tmp_path))
@@ -148,7 +148,7 @@ def test_a_folder_of_something_else_is_left_alone(module: Path, tmp_path: Path) 
         collect(dot(tmp_path / "file" / "out"))
 
 
-def test_full_disk_is_one_line_and_no_half_file(module: Path, tmp_path: Path) -> None:
+def test_full_disk_is_one_error_and_no_partial_file(module: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands in for a full disk."""
 
     def limit() -> None:

@@ -14,7 +14,7 @@ from worldmodel.data.dataset import Dataset, open_dataset, split
 from worldmodel.errors import UserError
 
 
-def test_minari_reads_it_losslessly(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minari_reads_collected_datasets(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import minari
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(recorded.parent))
@@ -113,7 +113,7 @@ def test_missing_and_truncated_files(recorded: Path, tmp_path: Path) -> None:
         open_dataset(damaged)
 
 
-def test_damaged_pixels_are_noticed(recorded: Path, tmp_path: Path) -> None:
+def test_damaged_pixels_are_detected(recorded: Path, tmp_path: Path) -> None:
     import h5py
 
     damaged = copy(recorded, tmp_path / "a")

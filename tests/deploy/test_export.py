@@ -318,7 +318,7 @@ def test_what_is_not_the_model_is_not_kept(
     assert contents(out) == {"export.json": b"an earlier export"} and siblings(out) == ["out"]
 
 
-def test_bad_input_is_refused_before_the_work(
+def test_bad_input_is_refused_before_training(
     checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -26,7 +26,7 @@ def test_augment_is_a_function_of_its_generator(images: np.ndarray) -> None:
     assert torch.isfinite(first).all()
 
 
-def test_augment_needs_no_global_state(images: np.ndarray) -> None:
+def test_augment_does_not_use_the_global_generator(images: np.ndarray) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     frames = torch.from_numpy(images)
@@ -35,7 +35,7 @@ def test_augment_needs_no_global_state(images: np.ndarray) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_local_crops_look_where_something_is() -> None:
+def test_local_crops_contain_salient_regions() -> None:
     frames = torch.full((64, 112, 112, 3), 255, dtype=torch.uint8)
     frames[:, 80:100, 12:32] = 0
     plain = AugmentConfig(recolour=0.0, background=0.0, noise=0.0)
@@ -45,7 +45,7 @@ def test_local_crops_look_where_something_is() -> None:
     assert min(seen) > 0.7  # a crop anywhere sees it in fewer than half of the images
 
 
-def test_another_look_leaves_everything_in_its_place() -> None:
+def test_relook_keeps_edges_in_place() -> None:
     """Two halves of an image, of other colours each time: the border between them stays."""
     halves = torch.full((60, 3, 56, 56), 0.9)
     halves[..., 20:] = 0.3

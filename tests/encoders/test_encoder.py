@@ -36,14 +36,14 @@ def exported(tmp_path: Path) -> Path:
     return tmp_path / "encoder"
 
 
-def test_tokens_have_the_promised_shape(random_encoder: Encoder, images: np.ndarray) -> None:
+def test_tokens_have_the_declared_shape(random_encoder: Encoder, images: np.ndarray) -> None:
     z = random_encoder.encode(images)
     assert z.shape == (6, random_encoder.num_tokens, random_encoder.dim) == (6, 64, 192)
     assert z.dtype == torch.float32 and not z.requires_grad and torch.isfinite(z).all()
     assert random_encoder.encode(images[:0]).shape == (0, 64, 192)
 
 
-def test_tokens_stand_row_by_row(random_encoder: Encoder) -> None:
+def test_tokens_are_in_row_order(random_encoder: Encoder) -> None:
     pixels = np.full((2, 112, 112, 3), 200, np.uint8)
     pixels[1, 30:40, 72:82] = 0  # patch row 2, column 5
     z = random_encoder.encode(pixels)
@@ -94,7 +94,7 @@ def test_hash_is_of_weights_and_preprocessing(random_encoder: Encoder, exported:
     assert load_encoder("dino-112", exported).hash != before
 
 
-def test_loading_leaves_the_global_generator_alone() -> None:
+def test_loading_does_not_change_the_global_generator() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
@@ -102,7 +102,7 @@ def test_loading_leaves_the_global_generator_alone() -> None:
     assert torch.rand(1) == expected
 
 
-def test_exported_weights_come_back(exported: Path) -> None:
+def test_exported_weights_are_loaded(exported: Path) -> None:
     encoder = load_encoder("dino-112", exported)
     assert (encoder.image_size, encoder.num_tokens, encoder.dim) == (28, 4, 32)
     torch.manual_seed(1)

@@ -18,7 +18,7 @@ def images() -> np.ndarray:
     return dead_leaves(6, 112, seed=0)
 
 
-def test_unknown_names_get_the_nearest() -> None:
+def test_unknown_names_are_errors_with_the_nearest() -> None:
     with pytest.raises(UserError, match="nearest: dino-112"):
         load_encoder("dino-113")
     with pytest.raises(UserError, match="vit_small_patch14_dinov2.lvd142m"):

@@ -18,7 +18,7 @@ from worldmodel.training.trainer import start
 
 
 @pytest.mark.slow
-def test_a_smaller_predictor_learns_to_imagine_what_its_teacher_does(maze: Path) -> None:
+def test_a_smaller_predictor_learns_its_teachers_predictions(maze: Path) -> None:
     teacher = tiny_checkpoint(maze / "teacher", "worldmodel/Maze-v0")
     write_finding(teacher, "probe", {"names": ["ball_x"], "weights": torch.zeros(21, 1)})
     write_finding(teacher, "calibration", {"a": {}})

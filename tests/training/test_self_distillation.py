@@ -7,7 +7,7 @@ import torch
 from worldmodel.training.self_distillation import block_masks, sinkhorn
 
 
-def test_masks_hit_their_ratios() -> None:
+def test_masks_have_their_ratios() -> None:
     g = torch.Generator().manual_seed(0)
     masks = [block_masks(40, 8, (0.1, 0.6), 0.75, g) for _ in range(3)]
     hidden = masks[0].sum(1)

@@ -22,7 +22,7 @@ from worldmodel.training.trainer import start
 
 
 @pytest.mark.slow
-def test_it_learns_more_than_copying_the_last_frame(maze: Path) -> None:
+def test_predictions_beat_copying_the_last_frame(maze: Path) -> None:
     optim = OptimConfig(lr=2e-3, warmup=10, ema=0.95)
     settings = small_run(maze, "learn", steps=250, joint=0.5, held_out=0.2, optim=optim)
     trainer, loop = start(settings)

@@ -108,7 +108,7 @@ def moving_average(model: nn.Module, decay: Callable[[int], float]) -> AveragedM
         decay: number of updates, counted from 1, -> weight of the average in this update.
     """
 
-    def update(average: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    def update(average: Any, current: Any, count: Tensor | int) -> None:
         torch._foreach_lerp_(average, current, 1 - decay(int(count)))
 
     average = AveragedModel(model, multi_avg_fn=update).requires_grad_(False)
@@ -230,12 +230,10 @@ class Loop:
             for name, each in learner.trained.items():
                 each.load_state_dict(state["trained"][name])
             learner.average.load_state_dict(state["average"])
-            for part, saved in zip(
-                [*learner.optimizers, *self.schedules],
-                [*state["optimizers"], *state["schedules"]],
-                strict=True,
-            ):
-                part.load_state_dict(saved)
+            for optimizer, saved in zip(learner.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
+                schedule.load_state_dict(saved)
             self.step, self.minutes = int(state["step"]), float(state["minutes"])
         except FileNotFoundError:
             raise UserError(f"nothing to resume at {path}: start without --resume") from None

@@ -1,4 +1,4 @@
-"""Pictures of latents: what they are worth, and that they are of the right latents."""
+"""Training of decoders: similarity of images, and the command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from worldmodel.train_decoder import main
 from worldmodel.training.decoder_training import psnr, ssim
 
 
-def test_ssim_and_psnr_are_those_of_scikit_image() -> None:
+def test_ssim_and_psnr_agree_with_scikit_image() -> None:
     rng = np.random.default_rng(0)
     one = rng.random((3, 40, 40, 3)).astype(np.float32)
     other = np.clip(one + 0.2 * rng.normal(size=one.shape), 0, 1).astype(np.float32)
@@ -47,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_training_makes_pictures_that_are_more_like_than_the_average(
+def test_trained_pictures_are_closer_than_the_average_frame(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = tmp_path / "pusht"
@@ -63,18 +63,18 @@ def test_training_makes_pictures_that_are_more_like_than_the_average(
     rows = json.loads(out.read_text())["by_depth"]
     assert [row["depth"] for row in rows] == [0, 1, 2, 3, 4, 5]
     assert rows[0]["ssim"] > rows[0]["average_ssim"] and rows[0]["psnr"] > rows[0]["average_psnr"]
-    assert rows[0]["ssim"] > rows[5]["ssim"]  # imagination is not as good as sight
+    assert rows[0]["ssim"] > rows[5]["ssim"]  # predictions are less exact
     assert "| encoded |" in capsys.readouterr().out
     assert load_decoder(checkpoint, model, info) is not None
     found = how_trained(checkpoint)
     assert found is not None and found["by_depth"] == rows
     with Image.open(picture) as sheet:  # four clips, each with two rows, of six moments
         assert sheet.width > 6 * 112 and sheet.height > 8 * 112
-    # The decoder is for the eye alone: the model is as it was, to the last bit.
+    # The model itself is unchanged.
     assert (checkpoint / "model.safetensors").read_bytes() == before
 
 
-def test_bad_input_is_refused_before_the_work(
+def test_bad_input_is_refused_before_training(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for flags, message in (
