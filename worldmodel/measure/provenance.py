@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import worldmodel
-from worldmodel.cli import atomic_write_json
+from worldmodel.cli import atomic_write_text
+from worldmodel.models.findings import to_json
 
 VERSIONS = ("worldmodel", "torch", "numpy", "mujoco", "gymnasium")
 
@@ -35,7 +36,8 @@ def save_result(
         ValueError: the result holds a NaN or an infinity.
     """
     seed = result.get("seed") if seed is None else seed
-    atomic_write_json(path, {**result, "provenance": provenance(device, seed)})
+    content = {**result, "provenance": provenance(device, seed)}
+    atomic_write_text(path, to_json(content) + "\n")
 
 
 def provenance(device: Any = "cpu", seed: int | None = None) -> dict[str, Any]:

@@ -236,9 +236,7 @@ def success(found: dict[str, tuple[str, dict[str, Any]]], ours: Sequence[str], m
                     chamfer += [] if prefix else [[name]]
                     chamfer.append([label, n, *map(mean, both)])
             if "guardrails" in result:
-                rules = "; ".join(
-                    [*settings.get("agent", settings)["guardrails"], *settings.get("judged", [])]
-                )
+                rules = "; ".join([*settings["agent"]["guardrails"], *settings.get("judged", [])])
                 without = ", planned without them" if settings["unguarded"] else ""
                 rails.append([f"{name}\n{rules}{without}"])
                 rails.append([who[""][0], *kept(result["guardrails"])])
@@ -274,7 +272,7 @@ def parties(result: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     """Who worked on the tasks, under the prefix of their metrics: label, episodes, success at any
     time and at the end."""
     settings = result["settings"]
-    label = f"{result['planner']} {search_label(settings.get('agent', settings))}"
+    label = f"{result['planner']} {search_label(settings['agent'])}"
     who = {"": (label, result["episodes"], result["success_any"], result["success_final"])}
     if floor := result["random"]:
         who["random_"] = ("random actions", floor["episodes"], floor, floor["final"])
@@ -288,7 +286,7 @@ def parties(result: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
 def protocol(result: dict[str, Any], ours: Sequence[str]) -> str:
     """How an evaluation was made, in words."""
     settings, first, seeds = result["settings"], result["seed"], result["seeds"]
-    offset, rules = result["goal_offset"], settings.get("agent", settings).get("guardrails")
+    offset, rules = result["goal_offset"], settings["agent"]["guardrails"]
     said = [f"{result['budget_steps']} steps"]
     said.append(f"goals {offset} steps ahead" if offset else "random goals")
     said += [f"{key} {value}" for key, value in settings["env_kwargs"].items()]
