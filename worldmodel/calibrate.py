@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 
 from worldmodel.cli import parse_config, run
+from worldmodel.cli.device import pick_device
 from worldmodel.errors import UserError
 from worldmodel.measure.calibration import CalibrateConfig, calibrate, calibration_table
 from worldmodel.measure.provenance import save_result
@@ -26,9 +27,9 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"cannot write {config.out}: there is no folder {config.out.parent}")
     found = calibrate(config)
     if config.out is not None:
-        margins = {"margins": list(found.values()), "env": config.env}
-        save_result(config.out, margins, seed=config.seed)
-    print(calibration_table(found))
+        result = {"env": config.env, "seed": config.seed, "margins": list(found.values())}
+        save_result(config.out, result, device=pick_device(config.device))
+    print(calibration_table(found.values()))
     checkpoint = config.checkpoint or bundled_for(config.env)
     print(f"\nwrote {finding_path(checkpoint, FILES['calibration'])}")
 

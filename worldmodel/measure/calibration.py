@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -185,10 +186,10 @@ def _entry(
     }
 
 
-def calibration_table(found: dict[str, Any]) -> str:
-    """The margins as a Markdown table."""
+def calibration_table(margins: Iterable[dict[str, Any]]) -> str:
+    """What `calibrate` found of each guardrail, as a Markdown table."""
     rows = ["| guardrail | level | margin | violated in the rounds before |", "|---" * 4 + "|"]
-    for each in found.values():
+    for each in margins:
         before = "; ".join(
             f"{100 * r['violation_per_episode']['rate']:.1f} % with margin {r['margin']:.4f}"
             for r in each["rounds"]
