@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import pytest
 from tiny import tiny_checkpoint
 
-from worldmodel import plan
+from worldmodel import plan, report
 from worldmodel.control.config import AgentConfig
 from worldmodel.measure import evaluation as evaluate
 from worldmodel.measure import probing as probe
@@ -30,14 +30,13 @@ from worldmodel.measure.prediction_errors import SurpriseConfig
 from worldmodel.measure.tasks import sample_tasks
 from worldmodel.models import checkpoint as checkpoint
 from worldmodel.models import decoder as decoder
-from worldmodel.studies import report as report
 from worldmodel.studies.disturbances import DisturbancesConfig
 from worldmodel.training import decoder_training as train_decoder
 from worldmodel.training import trainer as train
 
 PUSHT = "worldmodel/PushT-v0"
 RULE = "no_go:x=0:0.02,y=0:0.02"
-DISTURBED = "Planted events, from disturbances.json; an alarm is p < 0.005"
+DISTURBED = "Disturbances, from disturbances.json; an alarm is p < 0.005"
 VOID = {"meta", "img", "br"}
 CONFIGS = {
     "evaluate": evaluate.EvaluateConfig,
@@ -125,7 +124,6 @@ def check_success(page: Page, evaluations: dict[str, dict[str, Any]]) -> None:
     expected: list[list[str]] = []
     for name, result in evaluations.items():
         expected.append([name])
-        metrics = result["env_metrics"]
         for prefix, found in (
             ("", result),
             ("random_", result["random"]),
@@ -135,9 +133,6 @@ def check_success(page: Page, evaluations: dict[str, dict[str, Any]]) -> None:
                 final = found["final"] if prefix else found["success_final"]
                 n = str(found["episodes"])
                 expected.append([n, share(found if prefix else found["success_any"]), share(final)])
-                if f"{prefix}block_success_any" in metrics:
-                    both = (metrics[f"{prefix}block_success_{at}"] for at in ("any", "final"))
-                    expected.append([n, *map(share, both)])
     head, *rows = page.tables["Success, with Wilson 95 % intervals"]
     assert head == ["", "episodes", "at any time", "at the end"]
     assert [[row[0].split(" ")[0]] if len(row) == 1 else row[1:] for row in rows] == expected
@@ -281,7 +276,7 @@ def test_the_page_of_a_bundled_checkpoint_says_what_its_config_says(bundled: Pag
         for n in info.probe["names"]
     ]
     levels, limits = info.surprise["levels"], info.surprise["limits"]
-    assert bundled.tables["What is usual"][1:] == [
+    assert bundled.tables["Usual prediction errors"][1:] == [
         [
             f"{min(1.0, 3 * x):.3g}",
             f"{100 * x:.3g}",
@@ -304,9 +299,13 @@ def test_the_page_says_what_the_decoder_is_worth(bundled: Page) -> None:
 @pytest.mark.slow
 def test_what_is_not_there_is_named_with_a_command_that_exists(bundled: Page) -> None:
     said = bundled.texts["p"]
-    for part in ("No metrics.jsonl", "No evaluation here had guardrails", "No result of probes"):
+    for part in (
+        "This checkpoint has no metrics.jsonl",
+        "No evaluation here had guardrails",
+        "No result of probes",
+    ):
         assert any(text.startswith(part) for text in said), part
-    for part in ("No result of planted events", "No folder of animations"):
+    for part in ("No study of disturbances", "No folder of animations"):
         assert any(text.startswith(part) for text in said), part
     assert len(bundled.texts["code"]) == 6
     for command in bundled.texts["code"]:
@@ -316,16 +315,22 @@ def test_what_is_not_there_is_named_with_a_command_that_exists(bundled: Page) ->
         assert words[0] == "plan" or words[:2] == ["python", "-m"]
         for word in words:
             if word.startswith("--"):
-                assert word[2:] in (*CONFIGS[name].__dataclass_fields__, "config"), command
+                config = CONFIGS[name]
+                flags = {*config.__dataclass_fields__, *getattr(config, "SHORT", ()), "config"}
+                assert word[2:] in flags, command
 
 
 def test_a_fresh_run_has_nothing_but_its_weights(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "checkpoint", tmp_path / "alone" / "checkpoint")
     page = made(tmp_path, "--run", tmp_path / "alone" / "checkpoint")
     check_needs_nothing(page)
-    assert [text for text in page.texts["p"] if text.startswith("No evaluation was recorded")]
-    assert [text for text in page.texts["p"] if text.startswith("No probe is kept")]
-    assert [text for text in page.texts["p"] if text.startswith("This checkpoint does not know")]
+    assert [text for text in page.texts["p"] if text.startswith("No evaluation is stored")]
+    assert [
+        text for text in page.texts["p"] if text.startswith("This checkpoint has no stored probe")
+    ]
+    assert [
+        text for text in page.texts["p"] if text.startswith("This checkpoint does not store usual")
+    ]
     assert page.images("image/svg+xml") == [] and list(page.tables) == []
 
 
@@ -345,7 +350,7 @@ def test_the_page_of_a_run_holds_all_that_is_given(run: Path, tmp_path: Path) ->
         ["", "1", "2", "3"],
         ["imagined latents", "0.1234", "0.2345", "0.3456"],
         ["copying the last frame", "0.5000", "0.6000", "0.7000"],
-        ["imagined proprio", "0.0100", "0.0200", "0.0300"],
+        ["imagined proprioception", "0.0100", "0.0200", "0.0300"],
     ]
     rails = result["guardrails"]
     shares = ["violation_per_episode", "violation_per_step", "safe_success", "safe_success_final"]
@@ -356,7 +361,7 @@ def test_the_page_of_a_run_holds_all_that_is_given(run: Path, tmp_path: Path) ->
     assert ours[6:8] == [share(rails["stop_rate"]), share(rails["intervention_rate"])]
     assert top[1:5] == [share(result["ceiling"]["guardrails"][key]) for key in shares]
     assert page.tables["R^2 on held-out episodes, from probe.json"] == [
-        ["what is read", "probe", "x", "y", "mean"],
+        ["features", "probe", "x", "y", "mean"],
         ["dino-112", "ridge", "0.500", "0.250", "0.375"],
         ["dino-112", "mlp", "0.750", "", "0.750"],
         ["dino, shuffled $1$", "ridge", "", "-7.000", "-7.000"],
@@ -400,7 +405,8 @@ def test_names_out_of_files_are_text(copy: Path, tmp_path: Path) -> None:
     config = json.loads((copy / "checkpoint" / "config.json").read_text())
     result = json.loads((copy / "result.json").read_text())
     result |= {"checkpoint": evil, "planner": evil, "variation": [evil]}
-    config |= {"evaluation": {evil: result}, "encoder": evil, "training": {evil: evil}}
+    config |= {"encoder": evil, "training": {evil: evil}}
+    (copy / "checkpoint" / "evaluation.json").write_text(json.dumps({evil: result}))
     (copy / "checkpoint" / "config.json").write_text(json.dumps(config))
     rows = [{"encoder": evil, "probe": evil, "r2": {evil: 0.5}, "mean_error": {evil: 1.0}}]
     (tmp_path / "probe.json").write_text(json.dumps({"results": rows}))
@@ -427,7 +433,7 @@ def test_a_run_that_diverged_is_shown(copy: Path, tmp_path: Path) -> None:
     assert len(page.images("image/svg+xml")) == 1
     (copy / "metrics.jsonl").write_text('{"step": 60, "loss": 0.5}\n')
     assert any(
-        text.startswith("It was not validated yet")
+        text.startswith("There is no validation yet")
         for text in made(tmp_path, "--run", copy).texts["p"]
     )
 

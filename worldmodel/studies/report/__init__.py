@@ -1,0 +1,1 @@
+"""The report about a model: one HTML page."""
