@@ -57,10 +57,10 @@ def run(
 @pytest.mark.parametrize(
     ("checkpoint", "env_id", "env_kwargs", "steps", "at_least"),
     [
-        ("pusht", PUSHT, {}, 40, 4),
-        ("pusht-fast", PUSHT, {}, 40, 4),
-        ("maze", MAZE, {"layout": "U"}, 40, 5),
-        ("maze", MAZE, {"layout": "medium"}, 60, 5),
+        pytest.param("pusht", PUSHT, {}, 40, 4, id="pusht"),
+        pytest.param("pusht-fast", PUSHT, {}, 40, 4, id="pusht-fast"),
+        pytest.param("maze", MAZE, {"layout": "U"}, 40, 5, id="maze-U"),
+        pytest.param("maze", MAZE, {"layout": "medium"}, 60, 5, id="maze-medium"),
     ],
 )
 def test_most_goals_are_reached(

@@ -212,7 +212,7 @@ def test_bad_configurations_are_clear_errors() -> None:
 def pushes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     out = folder / "pushes"
-    collect(CollectConfig(env="worldmodel/PushT-v0", episodes=60, steps=40, out=out, workers=1))
+    collect(CollectConfig(env="worldmodel/PushT-v0", episodes=30, steps=40, out=out, workers=1))
     return folder
 
 
@@ -225,7 +225,7 @@ def test_a_planar_pose_is_learnt_saved_and_resumed(
 
     def small_batches(*args: Any) -> None:
         calls.append(1)
-        learn(*args[:-1], batch=64)
+        learn(*args[:-1], batch=48)
 
     learn = fitting.learn
     monkeypatch.setattr(fitting, "learn", small_batches)
@@ -235,7 +235,7 @@ def test_a_planar_pose_is_learnt_saved_and_resumed(
         out=str(pushes / "run"),
         cache=str(pushes / "latents"),
         steps=6,
-        pose_steps=150,
+        pose_steps=80,
         batch=16,
         horizon=2,
         model=replace(POSE, frameskip=5),
