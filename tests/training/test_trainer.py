@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -97,6 +98,22 @@ def test_fixed_representations_are_fitted_saved_and_loaded(maze: Path, name: str
     z = kept.encode(torch.randn(2, 64, 192))
     distance = trainer.averaged.distance(z[0], z[1])
     torch.testing.assert_close(kept.distance(z[0], z[1]), distance, rtol=0.02, atol=1e-3)
+
+
+def test_hold_is_declared_for_datasets_without_one(maze: Path) -> None:
+    path = maze / "maze" / "data" / "metadata.json"
+    text = path.read_text()
+    declared = json.loads(text)
+    assert declared["worldmodel"]["hold"] == [0.0, 0.0]
+    declared["worldmodel"]["hold"] = None
+    path.write_text(json.dumps(declared))
+    try:
+        undeclared, _ = start(small_run(maze, "undeclared"))
+        repeating, _ = start(small_run(maze, "repeating", hold="repeat"))
+    finally:
+        path.write_text(text)
+    assert undeclared.frames.hold() is None and repeating.frames.hold() == "repeat"
+    assert start(small_run(maze, "known", hold="repeat"))[0].frames.hold() == (0.0, 0.0)
 
 
 def test_bad_input_is_a_clear_error(maze: Path) -> None:

@@ -47,10 +47,11 @@ class PatchPictures(LinearPatches):
         brightness = pixels.float().mean(-1).unsqueeze(1)
         pictures = self.split(F.adaptive_avg_pool2d(brightness, len(self.cosines))[:, 0])
         self.mean.copy_(tokens.mean((0, 1)))
-        inputs = (tokens - self.mean).flatten(0, 1).double()
+        # On the CPU: not every device has float64.
+        inputs = (tokens - self.mean).flatten(0, 1).cpu().double()
         gram = inputs.T @ inputs
-        gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
-        targets = (pictures - pictures.mean(0)).flatten(0, 1).double()
+        gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram))
+        targets = (pictures - pictures.mean(0)).flatten(0, 1).cpu().double()
         self.basis.copy_(torch.linalg.solve(gram, inputs.T @ targets))
         z = self.encode(tokens)
         self.basis /= (z - z.mean(0)).std().clamp_min(1e-6)

@@ -69,5 +69,7 @@ class PrincipalComponents(LinearPatches):
 def principal_axes(vectors: Tensor, count: int) -> Tensor:
     """The `count` leading principal axes ``[C, count]`` of `vectors` ``[M, C]``, in ascending order
     of variance."""
-    centred = vectors.double() - vectors.double().mean(0)
-    return torch.linalg.eigh(centred.T @ centred)[1][:, -count:].float()
+    exact = vectors.cpu().double()  # not every device has float64
+    centred = exact - exact.mean(0)
+    axes = torch.linalg.eigh(centred.T @ centred)[1][:, -count:]
+    return axes.float().to(vectors.device)

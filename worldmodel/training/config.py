@@ -72,6 +72,7 @@ class TrainConfig:
         horizon: default planning horizon in model steps, stored in the checkpoint.
         samples: default candidates per planning iteration, stored likewise.
         iterations: default planning iterations, stored likewise.
+        hold: hold action of datasets that declare none: zero, repeat, or numbers such as 0,0.1.
         held_out: share of episodes for validation.
         seed: of initialisation and sampling.
         device: auto, cpu, cuda or mps.
@@ -98,6 +99,7 @@ class TrainConfig:
     horizon: int = 5
     samples: int = 300
     iterations: int = 10
+    hold: str = ""
     held_out: float = 0.05
     seed: int = 0
     device: str = "auto"

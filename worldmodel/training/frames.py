@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from worldmodel.data.cache import LatentCache
 from worldmodel.data.clips import ClipSampler, gather
 from worldmodel.data.dataset import Dataset, open_dataset
+from worldmodel.data.recording import parse_hold
 from worldmodel.encoders.encoder import Encoder
 from worldmodel.errors import UserError
 from worldmodel.models.config import DataSpec
@@ -107,6 +109,12 @@ class TrainingFrames:
         return tuple(hold) if isinstance(hold, list) else hold
 
 
+def _with_hold(dataset: Dataset, hold: str) -> Dataset:
+    if dataset.hold is not None:
+        return dataset
+    return replace(dataset, hold=parse_hold(hold, dataset.action_low, dataset.action_high))
+
+
 def open_frames(
     config: TrainConfig, encoder: Encoder, joint: bool, device: torch.device
 ) -> TrainingFrames:
@@ -119,6 +127,8 @@ def open_frames(
     if not leading:
         raise UserError("data is empty: name at least one dataset folder")
     datasets = leading + [open_dataset(path) for path in config.dynamics_data.split(",") if path]
+    if config.hold:
+        datasets = [_with_hold(dataset, config.hold) for dataset in datasets]
     if len({dataset.env_id for dataset in datasets}) > 1:
         ids = sorted({dataset.env_id for dataset in datasets})
         raise UserError(f"the datasets are of different environments: {', '.join(ids)}")
