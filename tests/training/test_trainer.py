@@ -112,8 +112,8 @@ def test_hold_is_declared_for_datasets_without_one(maze: Path) -> None:
         repeating, _ = start(small_run(maze, "repeating", hold="repeat"))
     finally:
         path.write_text(text)
-    assert undeclared.frames.hold() is None and repeating.frames.hold() == "repeat"
-    assert start(small_run(maze, "known", hold="repeat"))[0].frames.hold() == (0.0, 0.0)
+    assert undeclared.hold is None and repeating.hold == "repeat"
+    assert start(small_run(maze, "known", hold="repeat"))[0].hold == (0.0, 0.0)
 
 
 def test_bad_input_is_a_clear_error(maze: Path) -> None:

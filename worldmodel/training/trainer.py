@@ -64,10 +64,10 @@ from worldmodel.training.loop import (
 from worldmodel.training.losses import (
     LatentHeads,
     latent_terms,
-    normalised_proprio,
     prediction_terms,
     weighted_sum,
 )
+from worldmodel.training.validation import describe, held_out_errors, readable_share
 
 __all__ = ["LossConfig", "OptimConfig", "TrainConfig", "WorldModelTrainer", "start", "train"]
 Array = NDArray[Any]
@@ -88,6 +88,7 @@ class WorldModelTrainer:
         """`joint`: share of the steps that train the representation."""
         self.config, self.frames, self.encoder = config, frames, encoder
         self.joint, self.teacher, self.device = joint, teacher, frames.device
+        self.hold = frames.hold()
         self.spec = teacher.model.spec if teacher else frames.spec(encoder)
         torch.manual_seed(config.seed)
         self.model = WorldModel(config.model, self.spec).to(self.device)
@@ -213,8 +214,9 @@ class WorldModelTrainer:
         """The figures of the last step."""
         return {name: float(value) for name, value in window[-1].items()}
 
-    # Measuring -------------------------------------------------------------------------------
+    # Validation ------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def _held_out(self, count: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
         """Latents ``[B, J, P, D]``, proprio and actions of random held-out clips."""
         rng = np.random.default_rng((self.config.seed, VALIDATION))
@@ -222,54 +224,12 @@ class WorldModelTrainer:
         frames = frames.float()
         return frames if self.frames.fixed else self.averaged.encode(frames), proprio, actions
 
-    @torch.no_grad()
     def validate(self, clips: int = 512) -> tuple[dict[str, list[float]], str]:
-        """Errors of the averaged model on held-out episodes, for each model step ahead; and a
-        sentence about them."""
-        model, k = self.averaged, self.config.model.context
+        """Errors of the averaged model on held-out episodes, and a sentence about them."""
         with autocast(self.device):
-            z, proprio, actions = self._held_out(clips, k + self.config.horizon)
-            predicted = model.rollout(
-                z[:, :k], proprio[:, :k], actions[:, : k - 1], actions[:, None, k - 1 :]
-            )
-        target = z[:, k:]
-        spread = (target - target.mean((0, 1))).square().mean()
-        error = (predicted.z[:, 0] - target).square().mean((0, 2, 3)) / spread
-        copied = (z[:, k - 1 : k] - target).square().mean((0, 2, 3)) / spread
-        proprio_error = (
-            normalised_proprio(model, predicted.proprio[:, 0])
-            - normalised_proprio(model, proprio[:, k:])
-        ).square()
-        figures = {
-            "val_error": [round(float(x), 5) for x in error],
-            "val_copy": [round(float(x), 5) for x in copied],
-            "val_proprio": [round(float(x), 5) for x in proprio_error.mean((0, 2))],
-        }
-        first, last, proprio_errors = float(error[0]), float(error[-1]), figures["val_proprio"]
-        sentence = (
-            f"held-out error {first:.3f} of spread one step ahead (no change: {copied[0]:.3f}), "
-            f"{last:.3f} at {len(error)} steps ({copied[-1]:.3f}); proprio "
-            f"{proprio_errors[0]:.3f} to {proprio_errors[-1]:.3f}"
-        )
-        return figures, sentence
-
-    @torch.no_grad()
-    def readable(self, clips: int = 512) -> tuple[float, ...]:
-        """Share of the variance of each channel of proprio, in held-out episodes, that the averaged
-        model reads off one frame."""
-        with autocast(self.device):
-            z, proprio, _ = self._held_out(clips, 2)
-            read = self.averaged.read_proprio(z[:, -1])
-        proprio = proprio[:, -1]
-        missed = (read - proprio).square().mean(0) / proprio.var(0).clamp_min(1e-12)
-        return tuple(round(float(x), 3) for x in (1 - missed).clamp(0, 1))
-
-    @torch.no_grad()
-    def near(self, clips: int = 512) -> float:
-        """The squared latent distance that counts as near, from random held-out frames."""
-        with autocast(self.device):
-            z = self._held_out(clips, 2)[0][:, -1]
-        return near_distance(self.averaged, z)
+            batch = self._held_out(clips, self.config.model.context + self.config.horizon)
+            errors = held_out_errors(self.averaged, *batch)
+        return errors, describe(errors)
 
     # Saving ----------------------------------------------------------------------------------
 
@@ -277,6 +237,11 @@ class WorldModelTrainer:
         """Write the checkpoint."""
         c, taught = self.config, self.teacher
         folder = Path(c.out) / "checkpoint"
+        with autocast(self.device):
+            z, proprio, _ = self._held_out(512, 2)
+            readable = readable_share(self.averaged, z[:, -1], proprio[:, -1])
+        with torch.no_grad():
+            near = near_distance(self.averaged, z[:, -1])
         data = self.frames.datasets[0]
         info = CheckpointInfo(
             env_id=data.env_id,
@@ -286,9 +251,9 @@ class WorldModelTrainer:
             encoder_hash=self.encoder.hash,
             model=c.model,
             spec=self.spec,
-            readable=self.readable(),
-            near=self.near(),
-            hold=self.frames.hold(),
+            readable=readable,
+            near=near,
+            hold=self.hold,
             action_names=data.action_names,
             proprio_names=data.proprio_names,
             probe=taught.info.probe if taught else {},  # the latents are the same
