@@ -21,11 +21,12 @@ from worldmodel.models.principal_components import principal_axes
 
 @dataclass(frozen=True, eq=False)
 class Familiar:
-    """Frames that the data showed.
+    """A sample of the training data.
 
-    mean: of latents and proprio side by side ``[C]``.
-    axes: to few numbers ``[C, n]``, in units of the distance that is still familiar.
-    frames: those that are kept ``[M, n]``.
+    Attributes:
+        mean: of latents and proprioception side by side ``[C]``.
+        axes: principal axes ``[C, n]``, scaled so that a distance of 1 is still familiar.
+        frames: stored frames, along the axes ``[M, n]``.
     """
 
     mean: Tensor
@@ -34,37 +35,44 @@ class Familiar:
 
     @classmethod
     def of(cls, info: CheckpointInfo, device: torch.device) -> Familiar:
-        """What a checkpoint remembers.
+        """The sample that is stored with a checkpoint.
 
         Raises:
-            UserError: nothing.
+            UserError: there is none.
         """
         if not info.familiar:
             raise UserError(
-                "this checkpoint does not know what its data showed: run python -m "
+                "this checkpoint has no sample of its training data: run python -m "
                 "worldmodel.familiar --data ... --checkpoint ... first"
             )
         return cls(*(info.familiar[name].to(device) for name in ("mean", "axes", "frames")))
 
     @classmethod
     def learn(cls, shown: Tensor, others: Tensor, count: int, axes: int, level: float) -> Familiar:
-        """From latents and proprio of frames ``[N, C]``, of which the first `count` are kept; a
-        share `level` of others ``[K, C]`` is farther than 1 from all of them."""
+        """Fit to frames, given as latents and proprioception side by side.
+
+        Args:
+            shown: training frames ``[N, C]``.
+            others: held-out frames ``[K, C]``, which set the unit.
+            count: stored frames.
+            axes: principal axes.
+            level: share of the held-out frames with a distance above 1.
+        """
         mean, std = shown.mean(0), shown.std(0)
         std = torch.where(std > 1e-6, std, 1.0)
         axes = min(axes, shown.shape[1])
-        turn = principal_axes((shown - mean) / std, axes) / std[:, None]
-        bare = cls(mean, turn, (shown[:count] - mean) @ turn)
-        limit = bare.nearest(others).quantile(1 - level).clamp(min=1e-6)
-        return cls(mean, turn / limit, bare.frames / limit)
+        basis = principal_axes((shown - mean) / std, axes) / std[:, None]
+        unscaled = cls(mean, basis, (shown[:count] - mean) @ basis)
+        limit = unscaled.nearest(others).quantile(1 - level).clamp(min=1e-6)
+        return cls(mean, basis / limit, unscaled.frames / limit)
 
     def distance(self, z: Tensor, proprio: Tensor) -> Tensor:
-        """Distance ``[...]`` of latents ``[..., P, D]`` and proprio ``[..., Dp]`` from the nearest
-        frame; 1 is about the farthest that is usual."""
+        """Distance ``[...]`` of latents ``[..., P, D]`` and proprioception ``[..., Dp]`` to the
+        nearest stored frame."""
         return self.nearest(torch.cat([z.flatten(-2), proprio], -1).float())
 
     def nearest(self, numbers: Tensor) -> Tensor:
-        """The same for both side by side ``[..., C]``."""
+        """`distance` for latents and proprioception side by side ``[..., C]``."""
         return torch.cdist((numbers - self.mean) @ self.axes, self.frames).amin(-1)
 
     def arrays(self) -> dict[str, Tensor]:

@@ -135,8 +135,10 @@ class WorldModelTrainer:
 
     def prepare(self, step: int, progress: float) -> bool:
         """Fit representation and predictor where needed; fix the latents after the first phase."""
+        if self.frames.fixed:
+            return False
         fitted = self._fit()
-        if not self.frames.fixed and progress >= self.joint:
+        if progress >= self.joint:
             self.fix_latents()
         return fitted
 

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worldmodel.cli import Progress, progress
+from worldmodel.cli.device import autocast, has_bfloat16
 from worldmodel.errors import UserError
 from worldmodel.models.planar_pose.geometry import rotate
 from worldmodel.models.planar_pose.headings import find_headings
@@ -139,8 +140,8 @@ def loss_of(
     tokens = np.concatenate(
         [frames.tokens[chosen], frames.tokens[chosen + 1], frames.moved.tokens[chosen]]
     )
-    with torch.autocast(device.type, torch.bfloat16):
-        poses = student.pose(torch.from_numpy(tokens).to(device).bfloat16())
+    with autocast(device):
+        poses = student.pose(to_device(tokens, device))
     parts = zip(*(part.chunk(3) for part in poses), strict=True)
     now, after, moved = (type(poses)(*part) for part in parts)
     rotation = frames.moved.rotations[chosen].to(device)
@@ -166,6 +167,13 @@ def loss_of(
     return loss
 
 
+def to_device(tokens: Array, device: torch.device) -> Tensor:
+    """Tokens in the precision that the device computes in."""
+    return torch.from_numpy(tokens).to(
+        device, torch.bfloat16 if has_bfloat16(device) else torch.float32
+    )
+
+
 def mean_distance(one: Tensor, other: Tensor, smoothing: float = 0.005) -> Tensor:
     """Mean distance of points ``[B, 2]``, smooth at 0. It is not squared, so that one point that
     moves far costs no more than many that move a little."""
@@ -177,8 +185,8 @@ def positions_of(pose: PlanarPose, tokens: Array) -> Tensor:
     """Positions of the object ``[M, 2]`` in frames, from their tokens ``[M, N, C]``."""
     device = pose.radius.device
     parts = []
-    with torch.autocast(device.type, torch.bfloat16):
+    with autocast(device):
         for at in range(0, len(tokens), 2048):
-            part = torch.from_numpy(tokens[at : at + 2048]).to(device).bfloat16()
+            part = to_device(tokens[at : at + 2048], device)
             parts.append(pose.pose(part).position.cpu())
     return torch.cat(parts)
