@@ -581,7 +581,7 @@ def test_a_cell_that_the_data_never_entered_is_not_entered(tmp_path: Path) -> No
     collect(CollectConfig(env="worldmodel/Maze-v0", episodes=30, steps=60, out=data, workers=1))
     shutil.copytree(find_checkpoint("maze"), folder)
     cell = "no_go:x=0.75:1,y=0.5:0.75"
-    with pytest.raises(UserError, match="does not know what its data showed: run"):
+    with pytest.raises(UserError, match="has no sample of its training data: run"):
         worldmodel.load(folder, guardrails=("familiar:1",))
     command = [sys.executable, "-m", "worldmodel.familiar", "--data", str(data)]
     command += ["--checkpoint", str(folder), "--without", cell]
