@@ -9,7 +9,7 @@ import os
 import sys
 
 from worldmodel.cli import parse_config, run
-from worldmodel.data.collection import CollectConfig, collect, table
+from worldmodel.data.collection import CollectConfig, collect, collection_summary
 
 
 @run
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
         CollectConfig, argv, "worldmodel.collect", "Record episodes as a Minari dataset."
     )
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # workers inherit it
-    print(table(config, collect(config)))
+    print(collection_summary(config, collect(config)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from worldmodel.cli import parse_config, run
 from worldmodel.cli.device import pick_device
 from worldmodel.measure.provenance import save_result
 from worldmodel.models.findings import DECODER, finding_path
-from worldmodel.training.decoder_training import TrainDecoderConfig, table, train_decoder
+from worldmodel.training.decoder_training import TrainDecoderConfig, similarity_table, train_decoder
 
 
 @run
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     result = train_decoder(config)
     if config.out:
         save_result(config.out, result, device=pick_device(config.device), seed=config.seed)
-    print(table(result))
+    print(similarity_table(result))
     print(f"\nwrote {finding_path(config.checkpoint, DECODER)}")
 
 

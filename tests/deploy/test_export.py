@@ -27,7 +27,7 @@ from worldmodel.export import main
 from worldmodel.models.checkpoint import CheckpointInfo, load_checkpoint
 from worldmodel.models.config import DataSpec, ModelConfig
 from worldmodel.models.world_model import WorldModel
-from worldmodel.training.pretraining import export as export_encoder
+from worldmodel.training.pretraining import export_encoder
 
 EITHER = ("pt2", "onnx")
 PT2 = ["distance.pt2", "encoder.pt2", "predictor.pt2"]

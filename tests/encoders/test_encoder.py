@@ -14,7 +14,7 @@ from worldmodel.encoders.augmentation import dead_leaves
 from worldmodel.encoders.encoder import Encoder, load_encoder
 from worldmodel.encoders.vit import ViT, ViTConfig
 from worldmodel.errors import UserError
-from worldmodel.training.pretraining import export
+from worldmodel.training.pretraining import export_encoder
 
 SMALL = ViTConfig(image_size=28, patch_size=14, dim=32, depth=1, heads=2)
 
@@ -32,7 +32,7 @@ def images() -> np.ndarray:
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
     torch.manual_seed(1)
-    export(ViT(SMALL), tmp_path / "encoder", {"steps": 0})
+    export_encoder(ViT(SMALL), tmp_path / "encoder", {"steps": 0})
     return tmp_path / "encoder"
 
 

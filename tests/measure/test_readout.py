@@ -11,7 +11,7 @@ import torch
 from worldmodel import probe as probe_module
 from worldmodel.encoders.vit import ViT, ViTConfig
 from worldmodel.measure import readout
-from worldmodel.training.pretraining import export
+from worldmodel.training.pretraining import export_encoder
 
 SMALL = ViTConfig(image_size=28, patch_size=14, dim=32, depth=1, heads=2)
 
@@ -19,7 +19,7 @@ SMALL = ViTConfig(image_size=28, patch_size=14, dim=32, depth=1, heads=2)
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
     torch.manual_seed(1)
-    export(ViT(SMALL), tmp_path / "encoder", {"steps": 0})
+    export_encoder(ViT(SMALL), tmp_path / "encoder", {"steps": 0})
     return tmp_path / "encoder"
 
 

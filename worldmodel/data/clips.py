@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 
-class Episodes(NamedTuple):
+class EpisodeIndex(NamedTuple):
     """Episodes of one or several datasets.
 
     Attributes:
@@ -55,14 +55,16 @@ class Clips(NamedTuple):
     actions: Tensor
 
 
-def choose(datasets: Sequence[Dataset], episodes: Iterable[ArrayLike], shortest: int) -> Episodes:
+def choose(
+    datasets: Sequence[Dataset], episodes: Iterable[ArrayLike], shortest: int
+) -> EpisodeIndex:
     """The chosen episodes of each dataset that have at least `shortest` actions."""
     parts = []
     for source, (dataset, chosen) in enumerate(zip(datasets, episodes, strict=True)):
         ids = np.asarray(chosen, np.int64)
         ids = ids[dataset.lengths[ids] >= shortest]
         parts.append((np.full(len(ids), source), dataset.offsets[ids], dataset.lengths[ids]))
-    return Episodes(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    return EpisodeIndex(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 class ClipSampler:
@@ -71,7 +73,7 @@ class ClipSampler:
     def __init__(self, datasets: Sequence[Dataset], frameskip: int) -> None:
         self.datasets, self.frameskip = list(datasets), frameskip
 
-    def split(self, held_out: float) -> tuple[Episodes, Episodes]:
+    def split(self, held_out: float) -> tuple[EpisodeIndex, EpisodeIndex]:
         """Episodes to train on, and held-out episodes.
 
         Raises:
@@ -86,7 +88,9 @@ class ClipSampler:
             )
         return train, held
 
-    def draw(self, episodes: Episodes, count: int, frames: int, rng: np.random.Generator) -> Clips:
+    def draw(
+        self, episodes: EpisodeIndex, count: int, frames: int, rng: np.random.Generator
+    ) -> Clips:
         """`count` random clips of `frames` frames, with replacement. A clip may begin before its
         episode or end after it. There the first or the last frame is repeated, under the hold
         action, as at the start of an episode that is planned."""
@@ -94,10 +98,10 @@ class ClipSampler:
         earliest = -self.frameskip * (frames - 2)
         last = episodes.length[chosen] - self.frameskip * (frames - 1)
         start = rng.integers(earliest, np.maximum(earliest + 1, last + 1))
-        return self._clips(Episodes(*(column[chosen] for column in episodes)), start, frames)
+        return self._clips(EpisodeIndex(*(column[chosen] for column in episodes)), start, frames)
 
     def draw_distinct(
-        self, episodes: Episodes, count: int, frames: int, rng: np.random.Generator
+        self, episodes: EpisodeIndex, count: int, frames: int, rng: np.random.Generator
     ) -> Clips:
         """Up to `count` different clips, in the order of their frames, that lie within episodes.
 
@@ -115,9 +119,9 @@ class ClipSampler:
         start = number - (ends - starts)[chosen]
         order = np.lexsort((episodes.first[chosen] + start, episodes.source[chosen]))
         chosen, start = chosen[order], start[order]
-        return self._clips(Episodes(*(column[chosen] for column in episodes)), start, frames)
+        return self._clips(EpisodeIndex(*(column[chosen] for column in episodes)), start, frames)
 
-    def _clips(self, episodes: Episodes, start: Array, frames: int) -> Clips:
+    def _clips(self, episodes: EpisodeIndex, start: Array, frames: int) -> Clips:
         """One clip of each of these episodes ``[B]``, from environment step `start` ``[B]``."""
         import torch
 
@@ -169,7 +173,7 @@ def gather(clips: Clips, features: Sequence[Array]) -> Tensor:
     return torch.from_numpy(out)
 
 
-def spaced_frames(episodes: Episodes, about: int) -> tuple[Array, Array, Array]:
+def spaced_frames(episodes: EpisodeIndex, about: int) -> tuple[Array, Array, Array]:
     """Evenly spaced frames of episodes, approximately `about` in all.
 
     Returns:

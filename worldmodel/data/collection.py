@@ -82,7 +82,7 @@ def collect(config: CollectConfig) -> dict[str, Any]:
     }
 
 
-def table(config: CollectConfig, result: dict[str, Any]) -> str:
+def collection_summary(config: CollectConfig, result: dict[str, Any]) -> str:
     """What `collect` returned, one quantity a line."""
     share, new = result["contact"], result["new_frames"]
     speed = f"{result['frames_per_second']:.0f} frames/s, {new} frames"

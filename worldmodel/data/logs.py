@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.data.clips import Episodes, spaced_frames
+from worldmodel.data.clips import EpisodeIndex, spaced_frames
 from worldmodel.data.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Logs:
 
     datasets: list[Dataset]
     tokens: list[Array]
-    episodes: Episodes
+    episodes: EpisodeIndex
     proprio: list[Array]
     encoder: Encoder
     normalise_actions: Callable[[Tensor], Tensor]

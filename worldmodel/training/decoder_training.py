@@ -229,7 +229,7 @@ def contact_sheet(recorded: Array, painted: Array) -> bytes:
     return buffer.getvalue()
 
 
-def table(result: dict[str, Any]) -> str:
+def similarity_table(result: dict[str, Any]) -> str:
     """The result as a Markdown table."""
     rows = [
         f"{result['checkpoint']}: {result['clips']} clips of held-out episodes",

@@ -262,7 +262,7 @@ class Pretrainer:
     def save(self, step: int, minutes: float) -> None:
         """Export the encoder."""
         trained = {"steps": step, "images": step * self.config.batch}
-        export(self.teacher.vit, Path(self.config.out) / "encoder", trained)
+        export_encoder(self.teacher.vit, Path(self.config.out) / "encoder", trained)
 
 
 def _decays(name: str, parameter: Tensor) -> bool:
@@ -270,7 +270,7 @@ def _decays(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and "prototypes" not in name
 
 
-def export(vit: ViT, folder: Path, trained: dict[str, Any]) -> None:
+def export_encoder(vit: ViT, folder: Path, trained: dict[str, Any]) -> None:
     """Write `model.safetensors` (bfloat16) and `config.json`, as `load_encoder` reads them."""
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)

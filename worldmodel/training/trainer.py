@@ -67,7 +67,7 @@ from worldmodel.training.losses import (
     prediction_terms,
     weighted_sum,
 )
-from worldmodel.training.validation import describe, held_out_errors, readable_share
+from worldmodel.training.validation import error_sentence, held_out_errors, readable_share
 
 __all__ = ["LossConfig", "OptimConfig", "TrainConfig", "WorldModelTrainer", "start", "train"]
 Array = NDArray[Any]
@@ -231,7 +231,7 @@ class WorldModelTrainer:
         with autocast(self.device):
             batch = self._held_out(clips, self.config.model.context + self.config.horizon)
             errors = held_out_errors(self.averaged, *batch)
-        return errors, describe(errors)
+        return errors, error_sentence(errors)
 
     # Saving ----------------------------------------------------------------------------------
 

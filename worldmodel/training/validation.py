@@ -37,7 +37,7 @@ def held_out_errors(
     }
 
 
-def describe(errors: dict[str, list[float]]) -> str:
+def error_sentence(errors: dict[str, list[float]]) -> str:
     """A sentence about held-out errors."""
     error, copied, proprio = (errors[f"val_{name}"] for name in ("error", "copy", "proprio"))
     return (
