@@ -23,7 +23,7 @@ from worldmodel.training import decoder_training
 KINDS: dict[str, Kind] = {
     **EVALUATION_KINDS,
     "probe": one_after_another(probe_tables.table),
-    "decoder": one_after_another(decoder_training.table),
+    "decoder": one_after_another(decoder_training.similarity_table),
     "causal": one_after_another(causal_report.table),
     "frontier": one_after_another(frontier.table),
     "anytime": one_after_another(anytime.table),
