@@ -5,7 +5,8 @@
 Each library is installed into a virtual environment of its own on first use (some GB each). Then
 the library and ours plan in turn, on the same number of threads: one plan each, encoding not
 included, with equal samples, iterations and horizon. A ratio is the median over neighbouring pairs,
-which cancels other load on the machine. `peers.py` calls the libraries, and says where their
+which cancels other load on the machine. Bundled models are smaller than the libraries'. So each row
+also has an untrained model of ours with as many latent tokens, of the same width, as the library's. `peers.py` calls the libraries, and says where their
 settings come from.
 
 A plan of DINO-WM takes minutes to hours on a CPU. So a single iteration is timed with two small
@@ -35,6 +36,7 @@ from worldmodel.cli import run as run_command
 from worldmodel.errors import UserError
 
 ROOT = Path(__file__).parents[2]
+EXTRA = 2  # rollouts of our plans besides the search: the hold action, and the final verification
 HORIZON = 5  # model steps, of 5 environment steps each, everywhere
 CHECKPOINTS = ("pusht", "pusht-fast", "maze")
 PRECISIONS = ("fp32", "bf16")
@@ -246,6 +248,21 @@ def bend(few: Times) -> float:
     return float(large / small - 1)
 
 
+def equal_size(
+    ours: Times, timed: tuple[int, int], budget: tuple[int, int], theirs: list[float]
+) -> dict[str, Any]:
+    """Milliseconds of our model of the library's size, for the budget, and theirs / ours. Our plans
+    have `EXTRA` rollouts more than their budget says."""
+    factor = (budget[0] * budget[1] + EXTRA) / (timed[0] * timed[1] + EXTRA)
+    ms = [factor * each for each in ours[timed]]
+    pairs = zip((scaled(each, timed, budget) for each in theirs), ms, strict=False)
+    return {
+        "ms": float(np.median(ms)),
+        "ms_rounds": ms,
+        "ratio": float(np.median([them / us for them, us in pairs])),
+    }
+
+
 def row(peer: Peer, precision: str, budget: tuple[int, int], found: dict[str, Any]) -> dict:
     """One row of the table, from the result of `rounds`."""
     theirs: Times = found["peer"]
@@ -274,6 +291,8 @@ def row(peer: Peer, precision: str, budget: tuple[int, int], found: dict[str, An
         ]
         if len(theirs) > 1:
             line["bend"] = bend(theirs)
+    if equal := found.get("equal"):
+        line["equal"] = equal_size(equal, timed, budget, theirs[timed]) | found["equal_size"]
     for checkpoint, times in found["ours"].items():
         # A single timing is paired with the first of the others.
         pairs = list(zip(ms, times[budget], strict=False))
@@ -302,7 +321,8 @@ def rounds(
     theirs: Times = {budget: [] for budget in timed}
     ours: dict[str, Times] = {name: {budget: [] for budget in peer.budgets} for name in peer.ours}
     alone: Times = {budget: [] for budget in peer.budgets if peer.alone}
-    found: dict[str, Any] = {"peer": theirs, "ours": ours, "alone": alone}
+    equal: Times = {budget: [] for budget in timed if not peer.alone}
+    found: dict[str, Any] = {"peer": theirs, "ours": ours, "alone": alone, "equal": equal}
     found |= {"ours_size": {}, "ceiling": []}
 
     def ask(who: str, case: str, budget: tuple[int, int], times: Times) -> dict[str, Any]:
@@ -325,7 +345,10 @@ def rounds(
         found["ceiling"].append(answer["flops_per_s"])
         for mine, other in itertools.zip_longest(peer.budgets, timed):
             if other and not (turn and other in once):  # first, because it may fail
-                found["size"] = ask(peer.package, peer.case, other, theirs)
+                size = found["size"] = ask(peer.package, peer.case, other, theirs)
+                if not peer.alone:
+                    case = "untrained {}x{}".format(*size["tokens"])
+                    found["equal_size"] = ask("ours", case, other, equal)
             if mine and not (turn and mine in once):
                 for name, (who, case) in peer.ours.items():
                     found["ours_size"][name] = ask(who, case, mine, ours[name])
@@ -382,6 +405,7 @@ def table(result: dict[str, Any]) -> str:
     products = [f"{value / 1e9:,.0f} GFLOP/s in {name}" for name, value in ceilings.items()]
     heads = ["model", "library", "parameters", "tokens per frame", "precision"]
     heads += ["samples x iterations x horizon", "ms per plan", "of the ceiling"]
+    heads += ["ours of equal size, ms", "theirs / ours"]
     heads += [head for name in CHECKPOINTS for head in (f"our {name}, ms", "theirs / ours")]
     lines = [
         f"{result['threads']} threads, torch {result['torch']}, encoding not included; matrix "
@@ -406,6 +430,8 @@ def table(result: dict[str, Any]) -> str:
                 shown(r["ms"]) + source(r),
                 f"{r['flops'] / (1e-3 * r['ms']) / ceilings[r['precision']]:.0%}",
             ]
+            equal = r.get("equal")
+            cells += [shown(equal["ms"]), shown(equal["ratio"])] if equal else ["", ""]
             for name in CHECKPOINTS:
                 mine = r["ours"].get(name)
                 cells += [shown(mine["ms"]), shown(mine["ratio"])] if mine else ["", ""]

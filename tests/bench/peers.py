@@ -57,12 +57,32 @@ def agent(checkpoint: str, horizon: int, precision: str) -> Any:
     from worldmodel.studies.bench_parts import placed
 
     settings = AgentConfig(horizon=horizon, bfloat16=precision == "bf16")
-    return placed(load_checkpoint(checkpoint), make_planner("cem"), settings)
+    kind, _, size = checkpoint.partition(" ")
+    loaded = untrained(*map(int, size.split("x"))) if size else load_checkpoint(kind)
+    return placed(loaded, make_planner("cem"), settings)
+
+
+def untrained(tokens: int, width: int) -> Any:
+    """A model with random weights that has as many latent tokens of the same width as a library's,
+    and its depth and context; the encoder and the robot are those of a bundled checkpoint."""
+    from dataclasses import replace
+
+    from worldmodel.models.checkpoint import load_checkpoint
+    from worldmodel.models.config import ModelConfig
+    from worldmodel.models.world_model import WorldModel
+
+    _, encoder, info = load_checkpoint("pusht")
+    heads = next(heads for heads in (16, 8, 4, 2, 1) if width % heads == 0)
+    config = ModelConfig(
+        tokens, width, "transformer", width=width, depth=6, heads=heads, context=3, frameskip=5
+    )
+    model = WorldModel(config, info.spec).eval().requires_grad_(False)
+    return model, encoder, replace(info, model=config, probe={}, familiar={}, surprise={})
 
 
 def ours(checkpoint: str, precision: str, planner: str = "cem") -> Case:
-    """A bundled checkpoint and a planner, as they ship. The plan includes the hold action and the
-    final verification."""
+    """Our planner, with a bundled checkpoint or, for "untrained 256x404", a model with random
+    weights. The plan includes the hold action and the final verification."""
     import planners
 
     model = agent(checkpoint, 5, precision).model

@@ -56,6 +56,17 @@ def test_a_whole_plan_is_not_scaled() -> None:
     assert "scaled_from" not in line and "bend" not in line
 
 
+def test_a_model_of_equal_size_is_timed_beside_each_library() -> None:
+    timed = found({(4, 1): [40.0], (8, 1): [80.0]}, {"pusht": {(300, 10): [5.0]}})
+    timed |= {"equal": {(4, 1): [12.0], (8, 1): [20.0]}, "equal_size": SIZE}
+    line = row(SLOW, "fp32", (300, 10), timed)
+    assert line["equal"]["ms"] == pytest.approx(20 * 3002 / 10)  # 8 samples and 2 more rollouts
+    assert line["equal"]["ratio"] == pytest.approx(80 / 8 * 3000 / (20 * 3002 / 10))
+    head, cells = rows_of(table({"threads": 2, "torch": "2.9", "rounds": 1, "rows": [line]}))
+    assert cells[head.index("ours of equal size, ms")] == "6,004"
+    assert cells[head.index("ours of equal size, ms") + 1] == "5"
+
+
 def test_the_ratio_is_of_neighbours_so_a_busy_moment_cancels() -> None:
     theirs, mine = [20.0, 200.0, 2000.0], [10.0, 100.0, 10.0]  # of medians it would be 20
     line = row(SLOW, "fp32", (300, 10), found({(300, 10): theirs}, {"maze": {(300, 10): mine}}))
@@ -94,7 +105,7 @@ def test_the_table_says_what_was_scaled_and_what_failed() -> None:
     assert cells["ms per plan"] == "3,000,000 (scaled from 8 samples x 1 iteration)"
     assert cells["our pusht, ms"] == "500" and cells["tokens per frame"] == "196 x 404"
     ratios = [cell for name, cell in zip(head, first, strict=True) if name == "theirs / ours"]
-    assert ratios == ["6,000", "", "2,000"]
+    assert ratios == ["", "6,000", "", "2,000"]
     assert cells["of the ceiling"] == "40%"  # 240 TFLOP in 50 minutes, of 200 GFLOP/s
     assert dict(zip(head, second, strict=True))["ms per plan"] == "crashed: a/b"
     assert "1,000 ms with 4, 1,000 ms with 8 at once (+0.0%)" in text
@@ -174,6 +185,8 @@ def test_our_own_process_times_a_plan(tmp_path: Path) -> None:
         # One token: every weight is multiplied once a model step.
         assert answer["ms"] > 0
         assert answer["flops"] == pytest.approx(2 * 5 * answer["parameters"], rel=0.1)
+        equal = worker.ask(case="untrained 4x64", **request)
+        assert equal["tokens"] == [4, 64] and equal["ms"] > 0
         with pytest.raises(FailedError, match="no_such"):
             worker.ask(case="no_such", **request)
 
