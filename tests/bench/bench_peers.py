@@ -5,9 +5,9 @@
 Each library is installed into a virtual environment of its own on first use (some GB each). Then
 the library and ours plan in turn, on the same number of threads: one plan each, encoding not
 included, with equal samples, iterations and horizon. A ratio is the median over neighbouring pairs,
-which cancels other load on the machine. Bundled models are smaller than the libraries'. So each row
-also has an untrained model of ours with as many latent tokens, of the same width, as the library's. `peers.py` calls the libraries, and says where their
-settings come from.
+which cancels other load on the machine. Bundled models are smaller than the libraries', so each row
+also has an untrained model of ours with as many latent tokens of the same width. `peers.py` calls
+the libraries, and says where their settings come from.
 
 A plan of DINO-WM takes minutes to hours on a CPU. So a single iteration is timed with two small
 numbers of samples, which shows whether time is proportional to them; `--full true` times a whole
