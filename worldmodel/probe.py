@@ -7,7 +7,6 @@ from pathlib import Path
 
 from worldmodel.cli import (
     atomic_write_bytes,
-    atomic_write_json,
     parse_config,
     run,
     writable_folder,
@@ -17,6 +16,7 @@ from worldmodel.measure.linear_probe import save_probe
 from worldmodel.measure.probe_tables import draw, table
 from worldmodel.measure.probe_targets import listed
 from worldmodel.measure.probing import ProbeConfig, probe
+from worldmodel.measure.provenance import save_result
 
 
 @run
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         dataset = open_dataset(config.data)
         print("\n" + save_probe(name, dataset, config.targets, config.held_out, config.seed))
     if config.out:
-        atomic_write_json(config.out, result)
+        save_result(config.out, result)
     plotted = {(row["source"], row["kind"]) for row in result["results"]} if config.plots else ()
     for source, kind in sorted(plotted):
         if kind in ("imagined", "layer"):
