@@ -30,7 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     print(table(result))
     for name in listed(config.checkpoints) if config.save else ():
         dataset = open_dataset(config.data)
-        print("\n" + save_probe(name, dataset, config.targets, config.held_out, config.seed))
+        settings = (config.targets, config.held_out, config.seed, config.device)
+        print("\n" + save_probe(name, dataset, *settings))
     if config.out:
         save_result(config.out, result)
     plotted = {(row["source"], row["kind"]) for row in result["results"]} if config.plots else ()

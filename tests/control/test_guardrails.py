@@ -905,9 +905,16 @@ def test_penalties_are_in_the_cost_and_lagrangians_grow() -> None:
 
 @pytest.mark.slow
 def test_the_frontier_is_measured_and_drawn(tmp_path: Path) -> None:
-    few = dict(episodes=2, batch=2, samples=8, iterations=1, budget_steps=6, goal_offset=5)
     rule = "no_go:disc=9:9:1"
-    config = frontier.FrontierConfig("worldmodel/PushT-v0", [rule], weights=(1.0, 2.0), **few)  # type: ignore[arg-type]
+    config = frontier.FrontierConfig(
+        "worldmodel/PushT-v0",
+        agent=AgentConfig(samples=8, iterations=1, guardrails=(rule,)),
+        weights=(1.0, 2.0),
+        episodes=2,
+        batch=2,
+        budget_steps=6,
+        goal_offset=5,
+    )
     result = frontier.frontier(config)
     assert list(result["points"]) == [
         *("unconstrained", "penalty 1", "penalty 2", "Lagrangian", "guardrail")
@@ -916,7 +923,8 @@ def test_the_frontier_is_measured_and_drawn(tmp_path: Path) -> None:
         assert point["violation_per_episode"]["rate"] == 0 and point["worst_depth"][rule] < -8
     assert frontier.draw(result).startswith(b"\x89PNG")
     assert "| penalty 2 | 0.0 % (0.0 to 65.8) |" in frontier.table(result)
-    with pytest.raises(UserError, match="kept exactly"):
-        frontier.FrontierConfig("worldmodel/PushT-v0", ["max_action:0.01"])
+    with pytest.raises(UserError, match="enforced exactly"):
+        exact = AgentConfig(guardrails=("max_action:0.01",))
+        frontier.FrontierConfig("worldmodel/PushT-v0", agent=exact)
     with pytest.raises(UserError, match="nothing to compare"):
         frontier.FrontierConfig("worldmodel/PushT-v0")

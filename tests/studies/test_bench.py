@@ -21,7 +21,7 @@ from worldmodel.errors import UserError
 from worldmodel.models.checkpoint import load_checkpoint
 from worldmodel.studies import bench_parts, bench_scale, clock
 from worldmodel.studies.__main__ import main
-from worldmodel.studies.bench import BenchConfig
+from worldmodel.studies.bench_config import PARTS, BenchConfig
 from worldmodel.studies.bench_training import rehearse
 from worldmodel.studies.operations import matrix_operations
 
@@ -126,7 +126,7 @@ def test_every_part_is_measured_written_and_drawn(
             for size in (own, "8 x 2 x 2"):
                 assert names.count(f"plan, {planner}, {size}, {episodes}") == 1
     parts = [row["part"] for row in result["rows"]]
-    assert {part: parts.count(part) for part in bench_parts.PARTS} == {
+    assert {part: parts.count(part) for part in PARTS} == {
         **{"plan": 16, "encode": 2, "train": 1, "collect": 1, "cold": 1}
     }
     for row in result["rows"]:

@@ -61,6 +61,8 @@ class FinishConfig:
     """Fraction of the episodes in the data to measure on."""
     seed: int = 0
     """Seed of all steps."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
 
 
 def finish(config: FinishConfig) -> dict[str, str]:
@@ -91,11 +93,18 @@ def finish(config: FinishConfig) -> dict[str, str]:
 def _steps(config: FinishConfig, info: CheckpointInfo) -> Iterator[tuple[str, Callable[[], str]]]:
     """The steps by name, in order; later ones use the results of earlier ones."""
     checkpoint, seed = config.checkpoint, config.seed
-    where: dict[str, Any] = {"env": info.env_id, "env_kwargs": info.env_kwargs}
+    where: dict[str, Any] = {
+        "env": info.env_id,
+        "env_kwargs": info.env_kwargs,
+        "checkpoint": checkpoint,
+        "device": config.device,
+    }
 
     def probe() -> str:
         dataset = open_dataset(config.data)
-        table = save_probe(checkpoint, dataset, config.targets, config.held_out, seed)
+        table = save_probe(
+            checkpoint, dataset, config.targets, config.held_out, seed, config.device
+        )
         return f"stored\n{table}"
 
     def decoder() -> str:
@@ -106,6 +115,7 @@ def _steps(config: FinishConfig, info: CheckpointInfo) -> Iterator[tuple[str, Ca
                 steps=config.decoder_steps,
                 held_out=config.held_out,
                 seed=seed,
+                device=config.device,
             )
         )
         encoded = found["by_depth"][0]
@@ -119,14 +129,13 @@ def _steps(config: FinishConfig, info: CheckpointInfo) -> Iterator[tuple[str, Ca
                 frames=config.familiar_frames,
                 held_out=config.held_out,
                 seed=seed,
+                device=config.device,
             )
         )
 
     def surprise() -> str:
         found = measure_surprise(
-            SurpriseConfig(
-                **where, checkpoint=checkpoint, episodes=config.surprise_episodes, seed=seed
-            )
+            SurpriseConfig(**where, episodes=config.surprise_episodes, seed=seed)
         )
         return f"stored the usual errors of {found['episodes']} episodes"
 
@@ -136,7 +145,6 @@ def _steps(config: FinishConfig, info: CheckpointInfo) -> Iterator[tuple[str, Ca
         found = calibrate(
             CalibrateConfig(
                 **where,
-                checkpoint=checkpoint,
                 guardrail=config.guardrail,
                 planner=config.planner,
                 agent=config.agent,

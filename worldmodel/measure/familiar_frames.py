@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.cli.device import pick_device
 from worldmodel.control.familiarity import Familiar
 from worldmodel.control.guardrails import parse_rules, permitted
 from worldmodel.data.dataset import open_dataset, split
@@ -39,6 +40,7 @@ class FamiliarConfig:
             them; may be given again.
         held_out: fraction of the episodes that set the unit.
         seed: seed of the sample.
+        device: auto, cpu, cuda or mps.
     """
 
     data: str
@@ -49,6 +51,7 @@ class FamiliarConfig:
     without: list[str] = field(default_factory=list)
     held_out: float = 0.1
     seed: int = 0
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("frames", "axes"):
@@ -66,7 +69,7 @@ def store_familiar(config: FamiliarConfig) -> str:
     Raises:
         UserError: the dataset is of another environment, or has too few frames.
     """
-    model, encoder, info = load_checkpoint(config.checkpoint)
+    model, encoder, info = load_checkpoint(config.checkpoint, pick_device(config.device))
     dataset = open_dataset(config.data)
     if dataset.env_id != info.env_id:
         raise UserError(f"{config.data} is of {dataset.env_id}, the checkpoint of {info.env_id}")

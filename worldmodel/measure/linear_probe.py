@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from worldmodel.cli.device import pick_device
 from worldmodel.data.dataset import Dataset
 from worldmodel.measure.probe_targets import targets_of
 from worldmodel.measure.probing import three_parts
@@ -15,7 +16,9 @@ from worldmodel.models.latents import draw_latent_clips, imagine
 CLIPS = (4000, 500, 1000)  # for training, validation and test
 
 
-def save_probe(name: str, dataset: Dataset, targets: str, held_out: float, seed: int) -> str:
+def save_probe(
+    name: str, dataset: Dataset, targets: str, held_out: float, seed: int, device: str = "auto"
+) -> str:
     """Fit a linear probe of the targets to latents, encoded and imagined, and store it with the
     checkpoint.
 
@@ -25,6 +28,7 @@ def save_probe(name: str, dataset: Dataset, targets: str, held_out: float, seed:
         targets: as `targets_of` takes them.
         held_out: fraction of the episodes to measure errors on.
         seed: seed of the clips.
+        device: auto, cpu, cuda or mps.
 
     Returns:
         A Markdown table of its absolute errors by depth.
@@ -32,7 +36,7 @@ def save_probe(name: str, dataset: Dataset, targets: str, held_out: float, seed:
     Raises:
         UserError: the dataset recorded no state, or its episodes are too short.
     """
-    model, encoder, info = load_checkpoint(name)
+    model, encoder, info = load_checkpoint(name, pick_device(device))
     names, values = targets_of(dataset, targets)
     rng = np.random.default_rng(seed)
     parts = [

@@ -23,6 +23,7 @@ from envs.exploration import explorer
 from envs.task import task_of
 from worldmodel.agent import Agent
 from worldmodel.cli import progress
+from worldmodel.cli.device import pick_device
 from worldmodel.control.config import AgentConfig
 from worldmodel.control.surprise import ERROR_NAMES, UsualErrors
 from worldmodel.errors import UserError
@@ -54,6 +55,8 @@ class SurpriseConfig:
     """Environment steps of every episode."""
     seed: int = 0
     """Seed of the episodes."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
     out: Path | None = None
     """JSON file to write."""
 
@@ -81,13 +84,15 @@ class WatchedEpisode(NamedTuple):
 class Watcher:
     """Runs episodes in an environment and records the prediction errors of a checkpoint."""
 
-    def __init__(self, checkpoint: str, env_id: str, env_kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, checkpoint: str, env_id: str, env_kwargs: dict[str, Any], device: str = "auto"
+    ) -> None:
         """Load the checkpoint and make the environment; `env_kwargs` default to the checkpoint's.
 
         Raises:
             UserError: they do not fit.
         """
-        model, encoder, self.info = load_checkpoint(checkpoint)
+        model, encoder, self.info = load_checkpoint(checkpoint, pick_device(device))
         self.env = make_env(env_id, env_kwargs or self.info.env_kwargs, self.info.image_size)
         check_fits(self.env, self.info)
         self.task = task_of(self.env)
@@ -158,7 +163,7 @@ def measure_surprise(config: SurpriseConfig) -> dict[str, Any]:
         UserError: the checkpoint is for another environment.
     """
     checkpoint = config.checkpoint or bundled_for(config.env)
-    with Watcher(checkpoint, config.env, config.env_kwargs) as watcher:
+    with Watcher(checkpoint, config.env, config.env_kwargs, config.device) as watcher:
         watched = watcher.episodes(
             "usual errors", config.policy, config.steps, config.seed * SEEDS, config.episodes
         )

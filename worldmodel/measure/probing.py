@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldmodel.cli.device import pick_device
 from worldmodel.data.dataset import Dataset, open_dataset, split
 from worldmodel.encoders.encoder import Encoder, load_encoder
 from worldmodel.errors import UserError
@@ -66,6 +67,7 @@ class ProbeConfig:
         save: store a linear probe of the targets with each checkpoint, for guardrails.
         held_out: fraction of the episodes to measure on.
         seed: seed of the samples and of the probes.
+        device: auto, cpu, cuda or mps, for encoders and world models; probes are on the CPU.
         plots: folder for plots of R^2 by depth and by layer; empty draws none.
         out: JSON file for the result; empty writes none.
     """
@@ -81,6 +83,7 @@ class ProbeConfig:
     components: int = 1024
     held_out: float = 0.1
     seed: int = 0
+    device: str = "auto"
     plots: str = ""
     out: str = ""
 
@@ -124,14 +127,16 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     every, counts = np.concatenate(frames), [len(part) for part in frames]
 
     rows: list[dict[str, Any]] = []
+    device = pick_device(config.device)
     for spec in listed(config.encoders):
         name, _, weights = spec.partition("=")
-        log = ProbeLog(rows, spec, load_encoder(name, weights or None), names, config)
+        encoder = load_encoder(name, weights or None).to(device)
+        log = ProbeLog(rows, spec, encoder, names, config)
         tokens = Parts(*encode_frames(log.encoder, dataset, every).split(counts))
         log.probe("encoder", None, spec, log.narrow(*tokens), y, ("ridge",))
         log.probe("encoder", None, spec, tokens, y, ("attention",))
     for name in listed(config.checkpoints):
-        model, encoder, info = load_checkpoint(name)
+        model, encoder, info = load_checkpoint(name, device)
         log = ProbeLog(rows, name, encoder, names, config)
         x = log.narrow(*latents_of(model, encoder, dataset, every).split(counts))
         log.probe("latents", None, f"latents of {name}", x, y)
@@ -282,7 +287,7 @@ def activations(model: WorldModel, clips: LatentClips) -> list[Tensor]:
     found: list[list[Tensor]] = [[] for _ in range(1 + len(model.predictor.blocks))]
 
     def keep(layer: int, *parts: Tensor) -> None:
-        found[layer].append(torch.cat([part.flatten(1) for part in parts], 1).half())
+        found[layer].append(torch.cat([part.flatten(1) for part in parts], 1).half().cpu())
 
     hooks = [model.predictor.register_forward_pre_hook(lambda _, inputs: keep(0, *inputs))]
     hooks += [
@@ -293,7 +298,7 @@ def activations(model: WorldModel, clips: LatentClips) -> list[Tensor]:
         actions = torch.cat([clips.past, clips.actions[:, :1]], 1)
         inputs = (clips.z, clips.proprio, actions)
         for batch in zip(*(part.split(512) for part in inputs), strict=True):
-            model.predict(*batch)
+            model.predict(*(part.to(model.action_low.device) for part in batch))
     finally:
         for hook in hooks:
             hook.remove()

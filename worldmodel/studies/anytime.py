@@ -9,9 +9,10 @@ away.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,33 +33,35 @@ COLOURS = (ALARM, WARNING, "#009E73", "#CC79A7")
 class AnytimeConfig:
     """What to compare."""
 
+    SHORT: ClassVar = {"planner": "planner.name", "guardrail": "agent.guardrails"}
+
     env: str
     """Gymnasium id, such as worldmodel/PushT-v0."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment; default: the checkpoint's."""
     checkpoints: str | None = None
     """Bundled names or folders, separated by commas; default: the environment's bundled one."""
-    planner: str = "cem"
-    """cem, mppi or cmaes."""
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    """Which planner searches: cem, mppi or cmaes, as --planner mppi."""
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    """How the agent plans and acts. --guardrail RULE is short for --agent.guardrails."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
     limits: tuple[float, ...] = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
     """Limits of a decision, milliseconds."""
-    samples: int | None = None
-    """Candidates per iteration; default: the checkpoint's."""
     episodes: int = 100
     """Number of tasks."""
     seed: int = 0
     """Seed of tasks and planner."""
     budget_steps: int = 50
     """Environment steps of every episode."""
-    guardrail: list[str] = field(default_factory=list)
-    """Constraints of the plan; may be given again."""
     out: Path = Path("out/anytime.json")
     """JSON file for the result; the plot is a PNG beside it."""
 
     def __post_init__(self) -> None:
         if not self.limits or not min(self.limits) > 0:
             raise UserError(f"limits is {list(self.limits)}: give milliseconds above 0")
-        if self.planner == "gradient":
+        if self.planner.name == "gradient":
             raise UserError(
                 "the gradient planner takes a fixed number of steps: it has no time limit"
             )
@@ -74,12 +77,9 @@ def anytime(config: AnytimeConfig) -> dict[str, Any]:
                     config.env,
                     config.env_kwargs,
                     checkpoint,
-                    PlannerConfig(config.planner),
-                    AgentConfig(
-                        samples=config.samples,
-                        budget_ms=limit,
-                        guardrails=tuple(config.guardrail),
-                    ),
+                    config.planner,
+                    dataclasses.replace(config.agent, budget_ms=limit),
+                    device=config.device,
                     episodes=config.episodes,
                     seed=config.seed,
                     budget_steps=config.budget_steps,
@@ -95,7 +95,7 @@ def anytime(config: AnytimeConfig) -> dict[str, Any]:
             )
     return {
         "env": config.env,
-        "planner": config.planner,
+        "planner": config.planner.name,
         "episodes": config.episodes,
         "seed": config.seed,
         "threads": torch.get_num_threads(),

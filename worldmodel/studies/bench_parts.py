@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ import torch
 from planners import Budget, Planner
 from worldmodel.agent import Agent
 from worldmodel.control.config import AgentConfig, make_planner
+from worldmodel.control.hold import task_hold
 from worldmodel.data.collection import CollectConfig, Recorder, save_shard
 from worldmodel.encoders.encoder import Encoder
 from worldmodel.errors import UserError
@@ -28,6 +29,7 @@ from worldmodel.measure.environments import make_env
 from worldmodel.measure.tasks import render
 from worldmodel.models.checkpoint import CheckpointInfo
 from worldmodel.models.world_model import WorldModel
+from worldmodel.studies.bench_config import BenchConfig
 from worldmodel.studies.bench_training import rehearse
 from worldmodel.studies.clock import peak_mb, product_gflops, timed
 from worldmodel.studies.operations import matrix_operations
@@ -36,19 +38,6 @@ Loaded = tuple[WorldModel, Encoder, CheckpointInfo]
 MOST_ROWS = 2**16  # of a product for comparison: more are no faster and fill the memory
 COLD_STARTS = 3
 COLD_SECONDS = 300  # time limit of a cold start
-
-
-class BenchSettings(Protocol):
-    """The settings that parts read: see `worldmodel.studies.bench.BenchConfig`."""
-
-    checkpoint: str
-    planners: str
-    plans: int
-    seconds: float
-    samples: int
-    iterations: int
-    horizon: int
-    episodes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -103,8 +92,8 @@ def placed(
 ) -> Agent:
     """An agent before its first plan, at the start of several different episodes."""
     info = loaded[2]
-    agent = Agent(*loaded, planner, config)
     env = make_env(info.env_id, info.env_kwargs, info.image_size)
+    agent = Agent(*loaded, planner, config, task_hold(env))
     starts = [env.reset(seed=seed) for seed in range(episodes)]
     goals = np.stack([render(env, reset_info["goal_state"]) for _, reset_info in starts])
     env.close()
@@ -113,7 +102,7 @@ def placed(
     return agent
 
 
-def plan_row(agent: Agent, budget: Budget, config: BenchSettings) -> Row:
+def plan_row(agent: Agent, budget: Budget, config: BenchConfig) -> Row:
     """Plans with this budget from the agent's present state."""
     problem = agent.problem()
 
@@ -140,7 +129,7 @@ def widest_product(model: WorldModel, candidates: int) -> tuple[int, int, int]:
     return min(rows, MOST_ROWS), c.width, predictor.expansion * c.width
 
 
-def bench_plan(config: BenchSettings, loaded: Loaded) -> Iterator[Row]:
+def bench_plan(config: BenchConfig, loaded: Loaded) -> Iterator[Row]:
     """Every planner with its own budget and with the one of the flags."""
     asked = Budget(config.samples, config.iterations)
     for episodes, name in itertools.product(config.episodes, config.planners.split(",")):
@@ -152,7 +141,7 @@ def bench_plan(config: BenchSettings, loaded: Loaded) -> Iterator[Row]:
             yield plan_row(agent, asked, config)
 
 
-def bench_encode(config: BenchSettings, loaded: Loaded) -> Iterator[Row]:
+def bench_encode(config: BenchConfig, loaded: Loaded) -> Iterator[Row]:
     """Images of random pixels, which take as long as others."""
     _, encoder, info = loaded
     for batch in (1, 64):
@@ -171,7 +160,7 @@ def bench_encode(config: BenchSettings, loaded: Loaded) -> Iterator[Row]:
         )
 
 
-def bench_train(config: BenchSettings, loaded: Loaded) -> Iterator[Row]:
+def bench_train(config: BenchConfig, loaded: Loaded) -> Iterator[Row]:
     """One optimiser step of the training that the checkpoint had, on random latents."""
     trainer, loop = rehearse(loaded[2], loaded[1], torch.device("cpu"))
     operations = matrix_operations(loop.update)
@@ -187,7 +176,7 @@ def bench_train(config: BenchSettings, loaded: Loaded) -> Iterator[Row]:
     )
 
 
-def bench_collect(config: BenchSettings, loaded: Loaded) -> Iterator[Row]:
+def bench_collect(config: BenchConfig, loaded: Loaded) -> Iterator[Row]:
     """Recording and writing one episode."""
     info = loaded[2]
     with tempfile.TemporaryDirectory() as folder:
@@ -222,7 +211,7 @@ acted = time.time()
 """
 
 
-def bench_cold(config: BenchSettings, loaded: Loaded) -> Iterator[Row]:
+def bench_cold(config: BenchConfig, loaded: Loaded) -> Iterator[Row]:
     """New processes until their first action, one after the other; files are in the system's cache.
 
     Raises:
@@ -254,7 +243,7 @@ def bench_cold(config: BenchSettings, loaded: Loaded) -> Iterator[Row]:
     yield Row("cold", "cold start to first action, and its memory", ms, "MB peak", value=max(peaks))
 
 
-PARTS = {
+MEASURES = {
     "plan": bench_plan,
     "encode": bench_encode,
     "train": bench_train,

@@ -11,7 +11,8 @@ from planners import Budget
 from worldmodel.control.config import AgentConfig, make_planner
 from worldmodel.models.checkpoint import CheckpointInfo
 from worldmodel.models.world_model import WorldModel
-from worldmodel.studies.bench_parts import BenchSettings, Loaded, placed, plan_row
+from worldmodel.studies.bench_config import BenchConfig
+from worldmodel.studies.bench_parts import Loaded, placed, plan_row
 
 RANGES = {
     "samples": (16, 32, 64, 128, 256, 512, 1024),
@@ -23,7 +24,7 @@ RANGES = {
 SCALE_ITERATIONS = 2
 
 
-def bench_scale(config: BenchSettings, loaded: Loaded) -> dict[str, dict[str, Any]]:
+def bench_scale(config: BenchConfig, loaded: Loaded) -> dict[str, dict[str, Any]]:
     """Median milliseconds of a plan of two iterations while one quantity grows and the others stay
     as the checkpoint has them, and the exponent of the power law with the best fit."""
     model, encoder, info = loaded

@@ -36,6 +36,7 @@ import torch
 from torch import Tensor
 
 from envs.task import task_of
+from worldmodel.cli.device import pick_device
 from worldmodel.data.dataset import Dataset, open_dataset
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import make_env
@@ -71,6 +72,7 @@ class CausalConfig:
         cases: number of clips of held-out episodes to edit, each in four directions.
         held_out: fraction of the episodes to test on.
         seed: seed of the samples and of the random edits.
+        device: auto, cpu, cuda or mps.
         out: JSON file for the result; the plot is a PNG beside it.
     """
 
@@ -82,6 +84,7 @@ class CausalConfig:
     cases: int = 400
     held_out: float = 0.25
     seed: int = 0
+    device: str = "auto"
     out: Path = Path("out/causal.json")
 
     def __post_init__(self) -> None:
@@ -132,7 +135,7 @@ def causal(config: CausalConfig) -> dict[str, Any]:
     position = position_columns(names)
     if position is None:
         raise UserError(f"no target is a position, x and y: targets are {', '.join(names)}")
-    model, encoder, info = load_checkpoint(config.checkpoint)
+    model, encoder, info = load_checkpoint(config.checkpoint, pick_device(config.device))
     size = info.model.tokens * info.model.dim
     if size > LARGEST:
         raise UserError(

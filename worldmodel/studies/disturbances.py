@@ -58,6 +58,8 @@ class DisturbancesConfig:
     """p-value below which a step is an alarm."""
     seed: int = 0
     """Seed of episodes and disturbances."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
     out: Path = Path("out/disturbances.json")
     """JSON file for the result."""
 
@@ -78,7 +80,7 @@ def disturbances(config: DisturbancesConfig) -> dict[str, Any]:
     """
     checkpoint = config.checkpoint or bundled_for(config.env)
     first = config.seed * SEEDS + LATER
-    with Watcher(checkpoint, config.env, config.env_kwargs) as watcher:
+    with Watcher(checkpoint, config.env, config.env_kwargs, config.device) as watcher:
         expectation = UsualErrors.of(watcher.info)
 
         def episodes(what: str, disturbance: str = "") -> list[WatchedEpisode]:

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,17 +25,21 @@ from torch import Tensor
 from envs.task import task_of
 from planners import Budget, Plan, Planner, Problem, Trajectory, verify
 from worldmodel.agent import Agent
-from worldmodel.control.config import AgentConfig, make_planner
+from worldmodel.cli.device import pick_device
+from worldmodel.control.config import AgentConfig, PlannerConfig
 from worldmodel.control.guardrails import parse_rules, permitted
+from worldmodel.control.hold import Declared, task_hold
+from worldmodel.encoders.encoder import Encoder
 from worldmodel.errors import UserError
-from worldmodel.measure.environments import check_fits, make_env
+from worldmodel.measure.environments import check_fits
 from worldmodel.measure.film import ALARM, WARNING, as_png
 from worldmodel.measure.guardrail_metrics import violation_metrics
 from worldmodel.measure.outcomes import measure_outcomes
-from worldmodel.measure.rollouts import RolloutLog, run_agent
+from worldmodel.measure.rollouts import RolloutLog, env_copies, run_agent
 from worldmodel.measure.statistics import in_percent, mean_interval, rate_interval
 from worldmodel.measure.tasks import sample_tasks
-from worldmodel.models.checkpoint import bundled_for, load_checkpoint
+from worldmodel.models.checkpoint import CheckpointInfo, bundled_for, load_checkpoint
+from worldmodel.models.world_model import WorldModel
 from worldmodel.studies.study import Study
 
 Array = NDArray[Any]
@@ -45,20 +49,21 @@ Array = NDArray[Any]
 class FrontierConfig:
     """What to compare."""
 
+    SHORT: ClassVar = {"planner": "planner.name", "guardrail": "agent.guardrails"}
+
     env: str
     """Gymnasium id, such as worldmodel/PushT-v0."""
-    guardrail: list[str] = field(default_factory=list)
-    """Constraints of the plan; may be given again. Their margins hold for soft ones, too."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment; default: the checkpoint's."""
     checkpoint: str | None = None
     """Bundled name or folder; default: the one bundled for the environment."""
-    planner: str = "cem"
-    """cem, mppi, cmaes or gradient."""
-    samples: int | None = None
-    """Candidates per iteration; default: the checkpoint's."""
-    iterations: int | None = None
-    """Iterations; default: the checkpoint's."""
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    """Which planner searches. --planner mppi is short for --planner.name mppi."""
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    """How the agent plans and acts. --guardrail RULE is short for --agent.guardrails; margins hold
+    for soft constraints, too."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
     weights: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
     """Weights of the penalties, in cost per unit of the violation."""
     rate: float = 10.0
@@ -79,9 +84,9 @@ class FrontierConfig:
     """JSON file for the result; the plot is a PNG beside it."""
 
     def __post_init__(self) -> None:
-        if not self.guardrail:
+        if not self.agent.guardrails:
             raise UserError("there is nothing to compare: give at least one --guardrail")
-        for rule in parse_rules(self.guardrail):
+        for rule in parse_rules(self.agent.guardrails):
             if rule.tier == 1:
                 raise UserError(
                     f"guardrail {rule.text!r} is enforced exactly: it has no violations to compare"
@@ -140,30 +145,17 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
         UserError: the checkpoint is not for this environment, or anything else in `config`.
     """
     checkpoint = config.checkpoint or bundled_for(config.env)
-    parts = load_checkpoint(checkpoint)
+    device = pick_device(config.device)
+    parts = load_checkpoint(checkpoint, device)
     info = parts[2]
-    planner = make_planner(config.planner)
-    settings = AgentConfig(
-        samples=config.samples, iterations=config.iterations, guardrails=tuple(config.guardrail)
-    )
-
-    def soft(weight: float, rate: float = 0.0) -> Agent:
-        return Agent(*parts, SoftPlanner(planner, weight, rate), settings)
-
-    agents: dict[str, Agent] = {
-        "unconstrained": Agent(*parts, planner, dataclasses.replace(settings, guardrails=())),
-        **{f"penalty {weight:g}": soft(weight) for weight in config.weights},
-        "Lagrangian": soft(0.0, config.rate),
-        "guardrail": Agent(*parts, planner, settings),
-    }
     count = min(config.batch, config.episodes)
     kwargs = config.env_kwargs or info.env_kwargs
-    envs = [make_env(config.env, kwargs, info.image_size) for _ in range(count)]
-    try:
+    with env_copies(config.env, kwargs, info.image_size, count) as envs:
         check_fits(envs[0], info)
+        agents = make_agents(config, parts, task_hold(envs[0]))
+        hard = agents["guardrail"]
         task = task_of(envs[0])
-        rules = agents["guardrail"].rules
-        allowed = functools.partial(permitted, rules, task, across=config.across)
+        allowed = functools.partial(permitted, hard.rules, task, across=config.across)
         tasks = sample_tasks(envs[0], config.episodes, config.seed, config.goal_offset, allowed)
         points = {}
         for name, agent in agents.items():
@@ -172,23 +164,39 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
             outcomes = measure_outcomes(envs[0], paths, tasks)
             points[name] = {
                 "success": rate_interval(outcomes.success_any),
-                **violation_metrics(rules, task, paths, outcomes),
+                **violation_metrics(hard.rules, task, paths, outcomes),
                 "stop_rate": mean_interval(np.mean(log.stopped, 1)),
             }
-    finally:
-        for env in envs:
-            env.close()
     return {
         "env": config.env,
         "checkpoint": checkpoint,
-        "planner": config.planner,
-        "guardrails": config.guardrail,
+        "planner": config.planner.name,
+        "guardrails": list(config.agent.guardrails),
         "episodes": config.episodes,
         "seed": config.seed,
         "across": config.across,
-        "samples": agents["guardrail"].budget.samples,
-        "iterations": agents["guardrail"].budget.iterations,
+        "samples": hard.budget.samples,
+        "iterations": hard.budget.iterations,
+        "device": str(device),
         "points": points,
+    }
+
+
+def make_agents(
+    config: FrontierConfig, parts: tuple[WorldModel, Encoder, CheckpointInfo], hold: Declared
+) -> dict[str, Agent]:
+    """The agents to compare, by name; `hold` is the environment's hold action."""
+    planner = config.planner.make()
+
+    def soft(weight: float, rate: float = 0.0) -> Agent:
+        return Agent(*parts, SoftPlanner(planner, weight, rate), config.agent, hold)
+
+    free = dataclasses.replace(config.agent, guardrails=())
+    return {
+        "unconstrained": Agent(*parts, planner, free, hold),
+        **{f"penalty {weight:g}": soft(weight) for weight in config.weights},
+        "Lagrangian": soft(0.0, config.rate),
+        "guardrail": Agent(*parts, planner, config.agent, hold),
     }
 
 
