@@ -100,7 +100,7 @@ class Watcher:
         placeholder = UsualErrors.from_errors(np.ones((1, len(ERROR_NAMES)))).as_json()
         info = replace(self.info, surprise=placeholder)
         config = AgentConfig(execute=1, alarm=0.5)
-        self.agent = Agent(model, encoder, info, planners.make("cem"), config)
+        self.agent = Agent(model, encoder, info, planners.make("cem"), config, self.task.hold)
 
     def __enter__(self) -> Watcher:
         return self
