@@ -13,13 +13,14 @@ from typing import Any
 
 import bench_peers
 import pytest
-from bench_peers import FailedError, Peer, PeersConfig, Worker, bend, row, scaled, table
+from bench_peers import FailedError, PeersConfig, Worker, bend, row, scaled, table
+from peers_cases import OURS, Peer
 
 from worldmodel.errors import UserError
 
 SIZE = {"parameters": 20_000_000, "tokens": [196, 404], "flops": 8e10}
 MINE = {"parameters": 4_000_000, "tokens": [1, 6], "flops": 1e7}
-SLOW = Peer("DINO-WM", "torch-world", "DINOWM", ((300, 10), (300, 30)), True, bench_peers.OURS)
+SLOW = Peer("DINO-WM", "torch-world", "DINOWM", ((300, 10), (300, 30)), True, OURS)
 
 
 def found(theirs: dict, ours: dict, **more: Any) -> dict[str, Any]:
