@@ -148,7 +148,7 @@ def test_any_batch_and_both_kinds_of_file_agree(exported: Path, batch: int) -> N
 
 
 @pytest.mark.slow
-def test_the_folder_says_what_a_robot_needs_to_know(exported: Path) -> None:
+def test_the_folder_documents_shapes_bounds_and_units(exported: Path) -> None:
     onnx = [name.replace("pt2", "onnx") for name in PT2]
     assert sorted(contents(exported)) == sorted([*PT2, *onnx, "README.md", "export.json"])
     assert siblings(exported) == ["export"]
@@ -199,7 +199,7 @@ def test_bundled_models(name: str, tmp_path: Path, capsys: pytest.CaptureFixture
     ],
     ids=["mlp", "concat"],
 )
-def test_predictors_that_no_bundled_model_has(config: ModelConfig, tmp_path: Path) -> None:
+def test_predictors_without_a_bundled_model(config: ModelConfig, tmp_path: Path) -> None:
     parts = programs(*model_of(config, load_encoder("random-112")), 2)
     written = write_program(parts[1], tmp_path, onnx=False)["predictor.pt2"]
     shapes = [[64, *map(int, port.shape[1:])] for port in parts[1].inputs]
@@ -233,7 +233,7 @@ def model_of(config: ModelConfig, encoder: Any) -> tuple[WorldModel, Any, Checkp
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few")
-def test_a_model_of_somebody_elses_world(
+def test_a_model_whose_environment_cannot_be_made(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other, out = tmp_path / "other", tmp_path / "out"
@@ -252,7 +252,7 @@ def test_a_model_of_somebody_elses_world(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few")
-def test_in_bfloat16_it_sees_what_the_agent_does(
+def test_bfloat16_latents_are_those_of_the_agent(
     checkpoint: Path, exported: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -272,7 +272,7 @@ def test_in_bfloat16_it_sees_what_the_agent_does(
 
 
 # ------------------------------------------------------------------------------------- the check
-def test_differences_are_found_in_any_batch_and_nan_is_one() -> None:
+def test_differences_in_any_batch_size_and_nan_are_found() -> None:
     inputs = (torch.arange(1.0, 65.0)[:, None],)
 
     def wrong(x: Tensor) -> Tensor:
@@ -285,7 +285,7 @@ def test_differences_are_found_in_any_batch_and_nan_is_one() -> None:
         assert all(np.isnan(difference(other, torch.clone, inputs)))
 
 
-def test_inputs_are_those_of_one_moment() -> None:
+def test_inputs_belong_to_the_same_step() -> None:
     """Everything in the episode is numbered by its model step."""
     steps = torch.arange(9.0)
     episode = SampleEpisode(steps[:6, None, None, None].byte(), steps[:6, None], steps[:, None])
@@ -299,7 +299,7 @@ def test_inputs_are_those_of_one_moment() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few")
-def test_what_is_not_the_model_is_not_kept(
+def test_files_that_differ_from_the_model_are_not_written(
     checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -60,7 +60,7 @@ def test_a_linear_reading_is_in_units() -> None:
     assert (z @ weights[:-1] + weights[-1] - y).abs().mean() < 0.1 * y.std()
 
 
-def test_each_quarter_is_tested_by_probes_that_never_saw_it() -> None:
+def test_each_quarter_is_tested_by_probes_trained_on_the_others() -> None:
     """In the one quarter the latents say the opposite: only who was taught there could know."""
     y = truths(600)
     labels = y[:, :2].clone()

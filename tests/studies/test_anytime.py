@@ -18,7 +18,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_more_time_is_used(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_longer_limits_give_more_model_steps(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out" / "anytime.json"
     arguments = ["--env", "worldmodel/PushT-v0", "--checkpoints", f"{tiny},pusht"]
     arguments += ["--episodes", "2", "--budget-steps", "10", "--limits", "[500, 5]"]

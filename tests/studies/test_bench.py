@@ -66,7 +66,7 @@ def test_rehearsal_trains_as_the_checkpoint_was_trained(name: str, tiny: Path) -
 
 
 # ------------------------------------------------------------------------------------- the clock
-def test_calls_are_counted_after_two_or_until_the_time_is_up() -> None:
+def test_timing_skips_the_warm_up_and_ends_at_the_time_limit() -> None:
     calls: list[int] = []
     assert len(clock.timed(lambda: calls.append(1), 3, 100.0)) == 3 and len(calls) == 5
     calls.clear()
@@ -99,7 +99,7 @@ FEW = ["--plans", "1", "--samples", "8", "--iterations", "2", "--horizon", "2", 
 
 
 @pytest.mark.slow
-def test_every_part_is_measured_written_and_drawn(
+def test_every_part_is_timed_written_and_drawn(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(clock, "SIZES", (64, 128))
@@ -150,7 +150,7 @@ def test_every_part_is_measured_written_and_drawn(
 
 
 @pytest.mark.slow
-def test_only_what_was_asked_for_is_measured(
+def test_only_the_named_parts_are_timed(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(clock, "SIZES", (64,))

@@ -288,7 +288,7 @@ def test_the_page_of_a_bundled_checkpoint_says_what_its_config_says(bundled: Pag
 
 
 @pytest.mark.slow
-def test_the_page_says_what_the_decoder_is_worth(bundled: Page) -> None:
+def test_the_page_has_the_accuracy_of_the_decoder(bundled: Page) -> None:
     found = decoder.how_trained("pusht")
     assert found is not None
     (rows,) = [rows for caption, rows in bundled.tables.items() if "Pictures of" in caption]
@@ -297,7 +297,7 @@ def test_the_page_says_what_the_decoder_is_worth(bundled: Page) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_not_there_is_named_with_a_command_that_exists(bundled: Page) -> None:
+def test_missing_results_are_named_with_a_command_that_exists(bundled: Page) -> None:
     said = bundled.texts["p"]
     for part in (
         "This checkpoint has no metrics.jsonl",
@@ -320,7 +320,7 @@ def test_what_is_not_there_is_named_with_a_command_that_exists(bundled: Page) ->
                 assert word[2:] in flags, command
 
 
-def test_a_fresh_run_has_nothing_but_its_weights(run: Path, tmp_path: Path) -> None:
+def test_a_new_checkpoint_has_notes_in_place_of_results(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "checkpoint", tmp_path / "alone" / "checkpoint")
     page = made(tmp_path, "--run", tmp_path / "alone" / "checkpoint")
     check_needs_nothing(page)
@@ -400,7 +400,7 @@ def test_the_same_files_make_the_same_page_but_for_the_time(run: Path, tmp_path:
     assert len({re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "", page) for page in pages}) == 1
 
 
-def test_names_out_of_files_are_text(copy: Path, tmp_path: Path) -> None:
+def test_names_in_files_are_escaped(copy: Path, tmp_path: Path) -> None:
     evil = "<script>alert('x')</script>\"><img src=x onerror=y>&amp;$a$"
     config = json.loads((copy / "checkpoint" / "config.json").read_text())
     result = json.loads((copy / "result.json").read_text())
@@ -516,6 +516,8 @@ def test_bad_input_is_one_line_and_leaves_no_page(
     assert not out.exists()
 
 
-def test_a_place_for_the_page_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_folder_of_the_page_must_exist(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert report.main(["--run", "pusht", "--out", str(tmp_path / "no" / "r.html")]) == 2
     assert "there is no folder" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Tables and plots of what probes read."""
+"""Tables and plots of the results of probes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def table(result: dict[str, Any]) -> str:
     )
 
 
-# Okabe and Ito's colours, which everybody can tell apart.
+# Okabe and Ito's colours, safe for colour-blind readers.
 STYLES = {
     "ridge": ("o-", "#0072B2"),
     "MLP": ("s-", "#D55E00"),

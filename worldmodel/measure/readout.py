@@ -54,7 +54,7 @@ def narrow(features: Parts, components: int, seed: int) -> Parts:
 
 
 def read(probe: str, x: Parts, y: Parts, seed: int) -> Tensor:
-    """What a probe, "ridge", "MLP" or "attention", reads off the test features: ``[n, K]``, in the
+    """The output of a probe, "ridge", "MLP" or "attention", for the test features: ``[n, K]``, in the
     units of the targets `y`. Only the attention probe takes features that are not narrow."""
     mean, std = y.train.mean(0), y.train.std(0).clamp_min(1e-9)
     known = ((y.train - mean) / std, (y.val - mean) / std)
@@ -182,5 +182,5 @@ def _train(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, x: Tensor) -> Tensor:
-    """What a probe reads off many features."""
+    """The output of a probe for many features, in batches."""
     return torch.cat([model(part) for part in x.split(512)])

@@ -89,9 +89,9 @@ def anytime(config: AnytimeConfig) -> dict[str, Any]:
                     timed_plans=1,
                 )
             )
-            kept = ("success_any", "success_final", "decisions")
+            keys = ("success_any", "success_final", "decisions")
             points.append(
-                {"checkpoint": checkpoint, "limit": limit, **{key: found[key] for key in kept}}
+                {"checkpoint": checkpoint, "limit": limit, **{key: found[key] for key in keys}}
             )
     return {
         "env": config.env,

@@ -1,4 +1,4 @@
-"""What the benchmark times: plans, encoding, training, collection and a cold start."""
+"""Parts of the benchmark: plans, encoding, training, collection and a cold start."""
 
 from __future__ import annotations
 
