@@ -8,7 +8,7 @@ images to latents; ``predictor.pt2``, rollouts of candidate actions over the who
 three for ONNX runtimes, too. ``README.md`` documents them, ``export.json`` does so for programs.
 
 The written files are loaded and compared with the model on random images and on frames of the
-environment. Where they differ by more than `worldmodel.deploy.checking.TOLERANCE`, nothing is written.
+environment. Where they differ by more than `checking.TOLERANCE`, nothing is written.
 """
 
 from __future__ import annotations

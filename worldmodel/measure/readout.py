@@ -54,8 +54,14 @@ def narrow(features: Parts, components: int, seed: int) -> Parts:
 
 
 def read(probe: str, x: Parts, y: Parts, seed: int) -> Tensor:
-    """The output of a probe, "ridge", "MLP" or "attention", for the test features: ``[n, K]``, in the
-    units of the targets `y`. Only the attention probe takes features that are not narrow."""
+    """Predictions ``[n, K]`` of a probe for the test features, in the units of the targets y.
+
+    Args:
+        probe: "ridge", "MLP" or "attention". Only "attention" takes features that are not narrow.
+        x: features.
+        y: targets.
+        seed: seed of the training.
+    """
     mean, std = y.train.mean(0), y.train.std(0).clamp_min(1e-9)
     known = ((y.train - mean) / std, (y.val - mean) / std)
     if probe == "ridge":
