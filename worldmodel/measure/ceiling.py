@@ -1,7 +1,7 @@
 """The ceiling: planning on the true simulator instead of the learned model.
 
-The distance between an agent's success and the ceiling is what a perfect model could gain with the
-same planner and budget.
+The difference between the ceiling and the agent's success is what a perfect model would gain with
+the same planner and budget.
 """
 
 from __future__ import annotations
@@ -137,8 +137,10 @@ def _run_episode(
         problem = _true_problem(agent, env, task, path[-1], steps_left, last, warm_start, hold)
         plan = planner.plan(problem, budget, generator)
         actions = agent.sequence(plan.actions)[0, : agent.execute]
-        if not plan.feasible[0]:  # it brakes as hard as the limits allow
-            actions = hold.expand_as(actions)
+        if not plan.feasible[0]:
+            if hold is None:
+                raise UserError(UNDECLARED)
+            actions = hold.expand_as(actions)  # as far as the limits allow
             if problem.limits is not None:
                 actions = problem.limits.project(actions[None])[0]
         last = actions[-1:]
@@ -147,13 +149,15 @@ def _run_episode(
     return np.stack(path[: budget_steps + 1])
 
 
-def _hold_action(agent: Agent, world: Task, state: Array, last: torch.Tensor) -> torch.Tensor:
-    """The action ``[1, A]`` that holds the robot still in a state ``[Ds]``."""
+def _hold_action(
+    agent: Agent, world: Task, state: Array, last: torch.Tensor
+) -> torch.Tensor | None:
+    """The action ``[1, A]`` that holds the robot still in a state ``[Ds]``, where one is known."""
+    if not agent.hold.choices:
+        return None
     fixed = agent.hold.fixed
     held = agent.hold.actions([world.observe_state(state)] if fixed is None else [{}], last)
-    if held is None:
-        raise UserError(UNDECLARED)
-    return held.cpu().double()
+    return None if held is None else held.cpu().double()
 
 
 def _true_problem(
@@ -164,7 +168,7 @@ def _true_problem(
     steps_left: int,
     last: torch.Tensor,
     warm_start: torch.Tensor | None,
-    hold: torch.Tensor,
+    hold: torch.Tensor | None,
 ) -> Problem:
     """The agent's problem with the simulator as model; ``z`` holds the states of every environment
     step, ``[1, S, T, F, Ds]``."""
@@ -193,7 +197,7 @@ def _true_problem(
             if rule.tier == 2 and rule.decided_by_states
         ),
         warm_start=warm_start,
-        hold=agent.layout.planned(hold),
+        hold=None if hold is None else agent.layout.planned(hold),
         limits=action_limits(agent.rules, last),
     )
 

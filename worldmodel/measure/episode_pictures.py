@@ -56,7 +56,7 @@ def episode_film(
                 decoder.paint(expected.z),
                 agent.frameskip,
                 feasible,
-                None if position is None else in_image(position(expected).numpy()),
+                None if position is None else in_image(position(expected).cpu().numpy()),
             )
             for step, expected, feasible in plans
         ]
