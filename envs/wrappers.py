@@ -148,8 +148,8 @@ class GoalImage(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
 
     Args:
         env: its observation is a Dict with ``pixels``, its info has ``goal_state``.
-        render: goal_state -> image of the shape of ``pixels``; by default the environment's own
-            ``render_state``, as the bundled ones have it.
+        render: goal_state -> image of the shape of ``pixels``; default: ``render_state`` of the
+            environment's `envs.task.Task`.
 
     Raises:
         ValueError: the environment does not fit, or the image is not shaped as ``pixels`` is.
@@ -161,7 +161,7 @@ class GoalImage(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, render=render, _disable_deepcopy=True)
         super().__init__(env)
         self._box = _box_of(env, "pixels")
-        self._render = render or getattr(env.unwrapped, "render_state", None)
+        self._render = render or getattr(find_task(env), "render_state", None)
         if self._render is None:
             raise ValueError(
                 f"{env} has no render_state(): pass GoalImage(env, render=...), a function from "

@@ -12,7 +12,15 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from make import Make
 
-from envs.wrappers import FrameHistory, GoalImage, LatentObservation
+from envs.task import Task
+from envs.wrappers import (
+    FrameHistory,
+    GoalImage,
+    LatentObservation,
+    PixelsAndProprio,
+    StateInInfo,
+    has_pixels_and_proprio,
+)
 
 
 class Counter(gym.Env[dict[str, Any], np.ndarray]):
@@ -172,3 +180,52 @@ def test_encode_that_changes_its_mind() -> None:
     env.reset()
     with pytest.raises(ValueError, match=r"shape \(1, 3, 4\) .*expected \(1, 2, 4\)"):
         env.step(np.zeros(1, np.float32))
+
+
+# ------------------------------------------------------------------------- pixels and proprio
+class Rendered(gym.Env[Any, np.ndarray]):
+    """Observes a dict of numbers, and renders an image."""
+
+    observation_space = spaces.Dict(a=spaces.Box(-1.0, 1.0, (2,), np.float64), b=spaces.Discrete(3))
+    action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    render_mode = "rgb_array"
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        return {"a": np.array([0.5, -0.5]), "b": 1}, {}
+
+    def render(self) -> np.ndarray:
+        return np.full((20, 40, 3), 7, np.uint8)
+
+
+def test_an_environment_that_renders_gets_pixels_and_proprio() -> None:
+    env = PixelsAndProprio(Rendered(), 32)
+    assert not has_pixels_and_proprio(Rendered(), 32) and has_pixels_and_proprio(env, 32)
+    obs, _ = env.reset(seed=0)
+    assert env.observation_space.contains(obs)
+    assert obs["proprio"].tolist() == [0.5, -0.5, 0.0, 1.0, 0.0]
+    assert (obs["pixels"] == 7).all() and obs["pixels"].shape == (32, 32, 3)
+
+
+def test_pixels_of_another_size_are_resized() -> None:
+    env = PixelsAndProprio(Counter(), 8)
+    obs, _ = env.reset()
+    assert obs["pixels"].shape == (8, 8, 3) and obs["proprio"].shape == (1,)
+    assert env.observation_space.contains(obs)
+
+
+def test_an_environment_that_shows_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="it shows no pixels"):
+        PixelsAndProprio(gym.make("Pendulum-v1"), 32)
+
+
+class CounterTask(Counter, Task):
+    def get_state(self) -> np.ndarray:
+        return np.array([float(self.steps)])
+
+
+def test_the_state_is_added_to_info() -> None:
+    env = StateInInfo(CounterTask())
+    assert env.reset()[1]["state"].tolist() == [0.0]
+    assert env.step(np.zeros(1, np.float32))[4]["state"].tolist() == [1.0]
+    with pytest.raises(ValueError, match="no envs.task.Task"):
+        StateInInfo(Counter())
