@@ -29,7 +29,7 @@ def parts(values: Tensor) -> Parts:
 
 def log_of(kinds: str) -> probe.ProbeLog:
     encoder: Any = SimpleNamespace(hash="")
-    return probe.ProbeLog([], "toy", encoder, NAMES, probe.ProbeConfig(kinds=kinds))
+    return probe.ProbeLog([], "toy", encoder, NAMES, probe.ProbeConfig("data", kinds=kinds))
 
 
 # --------------------------------------------------------------------------------------- reading

@@ -18,7 +18,7 @@ from worldmodel import collect
 from worldmodel.measure.readout import linear_reading
 from worldmodel.models.world_model import WorldModel
 from worldmodel.studies.__main__ import main
-from worldmodel.studies.causal import imagined_shift, simulated_shift, summary
+from worldmodel.studies.causal import edit_summary, imagined_shift, simulated_shift
 from worldmodel.studies.latent_edits import PositionEditor
 
 
@@ -40,7 +40,7 @@ def shifts(model: WorldModel, kind: str) -> dict[str, Any]:
     if kind == "random":
         edit = editor.random(edit, torch.Generator().manual_seed(0))
     shift = imagined_shift(model, clips_of(z), edit, weights[:-1, 0].expand(3, -1))
-    return summary(shift / 0.1, torch.ones(500, 3))
+    return edit_summary(shift / 0.1, torch.ones(500, 3))
 
 
 def test_a_predictor_that_keeps_the_edit_passes_and_the_control_does_not() -> None:
@@ -85,7 +85,7 @@ def test_an_edit_by_means_moves_the_position() -> None:
 
 def test_cases_with_a_small_shift_in_the_simulator_are_left_out() -> None:
     truth = torch.tensor([[1.0, 0.0], [-0.5, 0.1], [0.1, 0.0]])
-    found = summary(torch.tensor([[0.8, 0.8], [-0.2, 0.8], [-0.1, 0.8]]), truth)
+    found = edit_summary(torch.tensor([[0.8, 0.8], [-0.2, 0.8], [-0.1, 0.8]]), truth)
     assert found["agrees_n"] == [2, 0] and found["agrees"][0]["rate"] == 1
     assert found["agrees"][1] is None and found["intended"][0]["rate"] == pytest.approx(1 / 3)
 

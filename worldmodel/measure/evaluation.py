@@ -130,7 +130,7 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
-class Episodes:
+class AgentEpisodes:
     """The episodes of an agent: tasks, states ``[steps + 1, Ds]`` each, outcomes, and its log."""
 
     tasks: list[GoalTask]
@@ -224,14 +224,14 @@ def _run_seeds(
     agent: Agent,
     envs: list[gym.Env[Any, Any]],
     tasks_of_seeds: dict[int, list[GoalTask]],
-) -> Episodes:
+) -> AgentEpisodes:
     """Run the agent on the tasks of each seed."""
     log = RolloutLog(keep_latents=config.failures is not None)
     paths: list[Array] = []
     for seed, tasks in tasks_of_seeds.items():
         paths += run_agent(agent, envs, tasks, config.budget_steps, seed, config.variations, log)
     all_tasks = [task for tasks in tasks_of_seeds.values() for task in tasks]
-    return Episodes(all_tasks, paths, measure_outcomes(envs[0], paths, all_tasks), log)
+    return AgentEpisodes(all_tasks, paths, measure_outcomes(envs[0], paths, all_tasks), log)
 
 
 def time_plans(agent: Agent, env: gym.Env[Any, Any], task: GoalTask, count: int) -> dict[str, Any]:
@@ -312,7 +312,7 @@ def _alarms(log: RolloutLog) -> dict[str, Any]:
 
 
 def _guardrails(
-    agent: Agent, rules: list[Rule], env: gym.Env[Any, Any], episodes: Episodes
+    agent: Agent, rules: list[Rule], env: gym.Env[Any, Any], episodes: AgentEpisodes
 ) -> dict[str, Any]:
     """Violations, stops, interventions and the coverage of margins."""
     task, log = task_of(env), episodes.log

@@ -72,7 +72,7 @@ class ProbeConfig:
         out: JSON file for the result; empty writes none.
     """
 
-    data: str = "data/pusht"
+    data: str
     encoders: str = "dino-112,random-112"
     checkpoints: str = ""
     kinds: str = "latents"

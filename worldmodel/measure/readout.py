@@ -68,9 +68,9 @@ def read(probe: str, x: Parts, y: Parts, seed: int) -> Tensor:
         weights = ridge(x.train, known[0], x.val, known[1])
         found = x.test @ weights[:-1] + weights[-1]
     elif probe == "MLP":
-        found = evaluate(fit_mlp(x.train, known[0], x.val, known[1], seed), x.test)
+        found = apply_probe(fit_mlp(x.train, known[0], x.val, known[1], seed), x.test)
     else:
-        found = evaluate(fit_attention(x.train, known[0], x.val, known[1], seed), x.test)
+        found = apply_probe(fit_attention(x.train, known[0], x.val, known[1], seed), x.test)
     return found * std + mean
 
 
@@ -171,7 +171,7 @@ def _train(
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
         # In relative terms: what cannot be read must not hide that the rest is read ever better.
-        errors = (evaluate(model, x_val) - y_val).square().mean(0)
+        errors = (apply_probe(model, x_val) - y_val).square().mean(0)
         error = float(errors.clamp_min(1e-12).log().mean())
         waited += 1
         if error < best - 0.01:
@@ -187,6 +187,6 @@ def _train(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, x: Tensor) -> Tensor:
+def apply_probe(model: nn.Module, x: Tensor) -> Tensor:
     """The output of a probe for many features, in batches."""
     return torch.cat([model(part) for part in x.split(512)])

@@ -33,7 +33,7 @@ def bench_scale(config: BenchConfig, loaded: Loaded) -> dict[str, dict[str, Any]
         ms = []
         for value in values:
             size = {"samples": info.samples, "horizon": info.horizon, "episodes": 1, name: value}
-            sized = resized(info, size).to(model.action_low.device)
+            sized = resized_model(info, size).to(model.action_low.device)
             scaled = model if name in ("samples", "horizon", "episodes") else sized
             settings = AgentConfig(horizon=size["horizon"])
             agent = placed((scaled, encoder, info), make_planner("cem"), settings, size["episodes"])
@@ -49,7 +49,7 @@ def bench_scale(config: BenchConfig, loaded: Loaded) -> dict[str, dict[str, Any]
     return found
 
 
-def resized(info: CheckpointInfo, size: dict[str, int]) -> WorldModel:
+def resized_model(info: CheckpointInfo, size: dict[str, int]) -> WorldModel:
     """An untrained model of another width or number of latent tokens. The latter is a transformer,
     since the other predictors fix their number of tokens."""
     if "tokens" in size:

@@ -76,7 +76,7 @@ class CausalConfig:
         out: JSON file for the result; the plot is a PNG beside it.
     """
 
-    data: str = "data/pusht"
+    data: str
     checkpoint: str = "pusht"
     targets: str = ""
     shift: float = 0.03
@@ -163,7 +163,7 @@ def causal(config: CausalConfig) -> dict[str, Any]:
         "seed": config.seed,
         "r2": probes.readable,
         "results": [
-            {"moved": direction, "edit": kind, **summary(shifts, by["simulator"])}
+            {"moved": direction, "edit": kind, **edit_summary(shifts, by["simulator"])}
             for direction, by in {"all": joined, **by_direction}.items()
             for kind, shifts in by.items()
         ],
@@ -315,7 +315,7 @@ def simulated_shift(
     return torch.from_numpy(np.stack(found)).float()
 
 
-def summary(shifts: Tensor, truth: Tensor) -> dict[str, Any]:
+def edit_summary(shifts: Tensor, truth: Tensor) -> dict[str, Any]:
     """Statistics of shifts ``[m, T]``, by imagination and by the simulator, as fractions of the
     intended shift. Lists have one entry for each depth."""
     agrees, counts = [], []

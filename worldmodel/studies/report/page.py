@@ -17,7 +17,7 @@ TEMPLATES = jinja2.Environment(
 )
 
 
-def render_page(
+def render_report(
     title: str, facts: Mapping[str, str], sections: Mapping[str, Sequence[ReportBlock]]
 ) -> str:
     """The page as HTML.

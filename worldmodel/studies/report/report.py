@@ -22,10 +22,10 @@ from worldmodel.studies.report.about import checkpoint_facts, configuration_sect
 from worldmodel.studies.report.animations import animation_section
 from worldmodel.studies.report.blocks import Heading, ReportBlock
 from worldmodel.studies.report.imagination import imagination_section
-from worldmodel.studies.report.page import render_page
+from worldmodel.studies.report.page import render_report
 from worldmodel.studies.report.probes import probe_blocks, stored_probe_blocks
 from worldmodel.studies.report.sources import check_env, read_result, written_by
-from worldmodel.studies.report.success import Evaluation, success_section
+from worldmodel.studies.report.success import StoredEvaluation, success_section
 from worldmodel.studies.report.surprise import disturbance_blocks, usual_error_blocks
 from worldmodel.studies.report.training import training_section
 
@@ -102,7 +102,7 @@ def report(config: ReportConfig) -> str:
     sections["Configuration"] = configuration_section(info)
 
     title = f"{config.run}: a world model of {info.env_id}"
-    return render_page(title, checkpoint_facts(config.run, folder, info), sections)
+    return render_report(title, checkpoint_facts(config.run, folder, info), sections)
 
 
 def find_run(run: str) -> Path:
@@ -116,18 +116,20 @@ def find_run(run: str) -> Path:
     return inside if not bundled and (inside / CONFIG).exists() else find_checkpoint(run)
 
 
-def read_evaluations(config: ReportConfig, info: CheckpointInfo, where: Path) -> list[Evaluation]:
+def read_evaluations(
+    config: ReportConfig, info: CheckpointInfo, where: Path
+) -> list[StoredEvaluation]:
     """The evaluations stored with the checkpoint, and those in files.
 
     Raises:
         UserError: a file cannot be read, or is about another environment.
     """
     stored = info.evaluation.items()
-    found = {name: Evaluation(name, f"{name} in {where}", result) for name, result in stored}
+    found = {name: StoredEvaluation(name, f"{name} in {where}", result) for name, result in stored}
     for path in map(Path, config.evaluation):
         result = read_result(path)
         with written_by("evaluate --out", str(path)):
             check_env(info, result, path)
         name = str(path) if path.stem in found else path.stem
-        found[name] = Evaluation(name, str(path), result)
+        found[name] = StoredEvaluation(name, str(path), result)
     return list(found.values())

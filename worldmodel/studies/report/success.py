@@ -24,7 +24,7 @@ GUARDRAIL_COLUMNS = [
 ]
 
 
-class Evaluation(NamedTuple):
+class StoredEvaluation(NamedTuple):
     """A result of ``evaluate``: its name, the file or field it comes from, and its content."""
 
     name: str
@@ -43,7 +43,7 @@ class Contender(NamedTuple):
 
 
 def success_section(
-    evaluations: Sequence[Evaluation], own_names: Sequence[str], command: str
+    evaluations: Sequence[StoredEvaluation], own_names: Sequence[str], command: str
 ) -> list[ReportBlock]:
     """Tables of evaluations.
 
@@ -94,7 +94,7 @@ def percent(interval: dict[str, float]) -> str:
     return in_percent(interval).replace(" ", "\xa0").replace("\xa0(", " (")
 
 
-def with_interval(interval: dict[str, float]) -> str:
+def interval_text(interval: dict[str, float]) -> str:
     """A mean, or a rate in per cent, with its interval."""
     if "rate" in interval:
         return percent(interval)
@@ -123,7 +123,7 @@ def contenders(result: Result) -> list[Contender]:
     return found
 
 
-def success_rows(evaluation: Evaluation, own_names: Sequence[str]) -> Rows:
+def success_rows(evaluation: StoredEvaluation, own_names: Sequence[str]) -> Rows:
     """Success rates of planner, floor and ceiling."""
     rows: Rows = [[f"{evaluation.name}\n{protocol(evaluation.result, own_names)}"]]
     for who in contenders(evaluation.result):
@@ -132,7 +132,7 @@ def success_rows(evaluation: Evaluation, own_names: Sequence[str]) -> Rows:
     return rows
 
 
-def metric_rows(evaluation: Evaluation) -> Rows:
+def metric_rows(evaluation: StoredEvaluation) -> Rows:
     """The task's own metrics of planner, floor and ceiling."""
     metrics = evaluation.result["env_metrics"]
     names = [name for name in metrics if not name.startswith(("random_", "ceiling_"))]
@@ -141,12 +141,12 @@ def metric_rows(evaluation: Evaluation) -> Rows:
         for who in contenders(evaluation.result):
             if who.prefix + name in metrics:
                 label = f"{name.replace('_', ' ')}: {who.label}"
-                value = with_interval(metrics[who.prefix + name])
+                value = interval_text(metrics[who.prefix + name])
                 rows.append([label, who.episodes, value])
     return [[evaluation.name], *rows] if rows else []
 
 
-def guardrail_rows(evaluation: Evaluation) -> Rows:
+def guardrail_rows(evaluation: StoredEvaluation) -> Rows:
     """Violations of planner and ceiling."""
     result, settings = evaluation.result, evaluation.result["settings"]
     labels = {who.prefix: who.label for who in contenders(result)}
@@ -174,7 +174,7 @@ def guardrail_cells(rails: Result) -> list[str]:
     ]
 
 
-def alarm_rows(evaluation: Evaluation) -> Rows:
+def alarm_rows(evaluation: StoredEvaluation) -> Rows:
     """How often the agent was surprised."""
     result = evaluation.result
     if "alarms" not in result:
@@ -184,7 +184,7 @@ def alarm_rows(evaluation: Evaluation) -> Rows:
     return [[evaluation.name, alarm, *map(percent, rates)]]
 
 
-def time_row(evaluation: Evaluation) -> list[object]:
+def time_row(evaluation: StoredEvaluation) -> list[object]:
     """How long plans take, and how well the model ranks them."""
     result = evaluation.result
     ms = [result["plan_ms"]["p50"], result["plan_ms"]["p99"], result["encode_ms"]["p50"]]
@@ -194,7 +194,7 @@ def time_row(evaluation: Evaluation) -> list[object]:
         *(f"{each:.1f}" for each in ms),
         result["model_calls_per_plan"],
         result["settings"]["threads"],
-        with_interval(ranks) if ranks else "",
+        interval_text(ranks) if ranks else "",
     ]
 
 
