@@ -111,7 +111,7 @@ def test_an_untouched_block_moves_by_the_whole_shift(make: Make) -> None:
 def test_bad_settings_are_refused(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["causal", *arguments]) == 2
+    assert main(["causal", "--data", "data", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
