@@ -121,7 +121,7 @@ def test_activations_are_those_that_predict(predictor: str) -> None:
 def test_bad_settings_are_refused(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert probe_verb.main(arguments) == 2
+    assert probe_verb.main(["--data", "data", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
