@@ -95,7 +95,9 @@ def placed(
     env = make_env(info.env_id, info.env_kwargs, info.image_size)
     agent = Agent(*loaded, planner, config, task_hold(env))
     starts = [env.reset(seed=seed) for seed in range(episodes)]
-    goals = np.stack([render(env, reset_info["goal_state"]) for _, reset_info in starts])
+    goals = np.stack(
+        [render(env, reset_info.get("goal_state", reset_info["state"])) for _, reset_info in starts]
+    )
     env.close()
     agent.reset(goals)
     agent.observe({key: np.stack([obs[key] for obs, _ in starts]) for key in ("pixels", "proprio")})
@@ -201,11 +203,12 @@ import sys
 import time
 import worldmodel
 from worldmodel.measure.environments import make_env
+from worldmodel.measure.tasks import render
 
 agent = worldmodel.load(sys.argv[1])
 env = make_env(agent.info.env_id, agent.info.env_kwargs, agent.info.image_size)
 obs, info = env.reset(seed=0)
-agent.reset(env.unwrapped.render_state(info["goal_state"]))
+agent.reset(render(env, info.get("goal_state", info["state"])))
 env.step(agent.act(obs))
 acted = time.time()
 """
