@@ -26,6 +26,7 @@ def load(
     name_or_path: str | Path,
     planner: str | Planner = "cem",
     device: str = "auto",
+    hold: Any = None,
     **settings: Any,
 ) -> Agent:
     """An agent from a bundled checkpoint's name (``"pusht"``) or a checkpoint's folder.
@@ -34,6 +35,8 @@ def load(
         name_or_path: what to load.
         planner: ``"cem"``, ``"mppi"``, ``"cmaes"``, ``"gradient"``, or a planner with its options.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        hold: the action that holds the robot still: an action, ``"repeat"``, or a function of the
+            observation; default: the one stored with the checkpoint.
         settings: fields of `worldmodel.control.config.AgentConfig`, such as ``samples=100``.
 
     Raises:
@@ -47,4 +50,4 @@ def load(
 
     chosen, config, target = make_planner(planner), make_config(**settings), pick_device(device)
     model, encoder, info = load_checkpoint(name_or_path)
-    return Agent(model.to(target), encoder.to(target), info, chosen, config)
+    return Agent(model.to(target), encoder.to(target), info, chosen, config, hold)

@@ -82,7 +82,7 @@ class BallModel(nn.Module):
 
 
 def ball_agent(
-    planner: planners.Planner | None = None, broken: bool = False, **config: Any
+    planner: planners.Planner | None = None, broken: bool = False, hold: Any = None, **config: Any
 ) -> Agent:
     model: Any = BallModel(broken)
     encoder: Any = BallFinder()
@@ -96,7 +96,7 @@ def ball_agent(
         model.spec,
         readable=(1.0, 0.75, 0.5, 0.1),
         horizon=3,
-        hold=(0.0, 0.0),
+        hold=None if hold == "undeclared" else (0.0, 0.0),
         samples=40,
         iterations=2,
     )
@@ -106,7 +106,8 @@ def ball_agent(
     settings = AgentConfig(
         **{"samples": 64, "iterations": 3, "objective": ObjectiveConfig(**objective), **config}
     )
-    return Agent(model, encoder, info, planner or planners.make("cem"), settings)
+    given = None if hold == "undeclared" else hold
+    return Agent(model, encoder, info, planner or planners.make("cem"), settings, given)
 
 
 @pytest.fixture(scope="module")
@@ -345,6 +346,36 @@ def test_stands_still_when_nothing_can_be_predicted(maze: Any) -> None:
     agent.reset(goal)
     assert (agent.act(obs) == 0).all()
     assert agent.stop_reason is not None and "NaN" in agent.stop_reason
+
+
+@pytest.mark.parametrize(
+    ("hold", "stopped"),
+    [
+        ([0.1, -0.2], [0.1, -0.2]),
+        (lambda obs: 0.5 * obs["proprio"][:2], None),
+        ("repeat", [0.3, 0.1]),
+    ],
+)
+def test_without_a_plan_the_robot_is_held_as_declared(maze: Any, hold: Any, stopped: Any) -> None:
+    agent = ball_agent(broken=True, hold=hold)
+    obs, goal = start(maze)
+    agent.reset(goal, last_action=[0.3, 0.1])
+    expected = hold(obs) if callable(hold) else stopped
+    np.testing.assert_allclose(agent.act(obs), expected, rtol=1e-6)
+    assert agent.stop_reason is Stop.NO_PLAN and agent.intervened.all()
+
+
+def test_without_a_hold_action_nothing_is_guessed(maze: Any) -> None:
+    with pytest.raises(UserError, match="max_action:1: no hold action is declared.*collect --hold"):
+        ball_agent(hold="undeclared", guardrails=("max_action:1",))
+    obs, goal = start(maze)
+    agent = ball_agent(hold="undeclared")
+    agent.reset(goal)
+    assert np.isfinite(agent.act(obs)).all() and agent.problem().hold is None
+    agent = ball_agent(broken=True, hold="undeclared")
+    agent.reset(goal)
+    with pytest.raises(UserError, match="the robot must stop .*NaN.*no hold action is declared"):
+        agent.act(obs)
 
 
 def test_one_lost_episode_does_not_stop_the_others(maze: Any) -> None:
