@@ -185,7 +185,7 @@ def bad(folder: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:
             "no env",
         ),
         "no checkpoint": (flags(folder, checkpoint=tmp_path / "none"), "does not exist"),
-        "truncated": (flags(folder, checkpoint=cut), "cut short"),
+        "truncated": (flags(folder, checkpoint=cut), "is damaged"),
         "NaN proprio": (once(folder, proprio="nan,0,0,0"), "finite"),
         "short proprio": (once(folder, proprio="0,0"), "4 numbers"),
         "wordy proprio": (once(folder, proprio="left"), "with commas"),
