@@ -18,9 +18,7 @@ from processes import started
 from worldmodel import evaluate as evaluate_verb
 from worldmodel.control.config import AgentConfig
 from worldmodel.errors import UserError
-from worldmodel.measure.ceiling import (
-    CeilingConfig,
-)
+from worldmodel.measure.ceiling import CeilingConfig
 from worldmodel.measure.evaluation import EvaluateConfig, evaluate
 from worldmodel.measure.evaluation_table import evaluation_table
 
@@ -43,7 +41,7 @@ def run(checkpoint: Path, **options: Any) -> dict[str, Any]:
 
 def test_the_result_has_the_protocols_keys_and_repeats(checkpoint: Path) -> None:
     one, two = (run(checkpoint, goal_offset=5, random_episodes=None) for _ in range(2))
-    for result in (one, two):  # how fast it was is the one thing that differs
+    for result in (one, two):  # only times differ
         for key in ("plan_ms", "encode_ms"):
             taken = result.pop(key)
             assert 0 < taken["p50"] <= taken["p99"]
@@ -52,7 +50,7 @@ def test_the_result_has_the_protocols_keys_and_repeats(checkpoint: Path) -> None
     for key in ("success_any", "success_final", "random"):
         assert 0 <= one[key]["low"] <= one[key]["rate"] <= one[key]["high"] <= 1
     assert one["ceiling"] is None and one["goal_offset"] == 5 and one["episodes"] == 3
-    # (samples, doing nothing, the last check) x horizon
+    # (samples, hold, final check) x horizon
     assert one["model_calls_per_plan"] == (8 + 1 + 1) * 3
     assert one["env_metrics"]["block_success_any"]["rate"] >= one["success_any"]["rate"]
 
@@ -73,8 +71,8 @@ def test_decisions_are_timed_while_acting(checkpoint: Path) -> None:
 
 
 @pytest.mark.slow
-def test_guardrails_are_judged_by_true_states(checkpoint: Path) -> None:
-    """A region that nobody comes near, one that all are in, and one that no plan may be sure of."""
+def test_guardrails_are_measured_on_true_states(checkpoint: Path) -> None:
+    """A region far from all episodes, one around all of them, and one that no plan satisfies."""
     far = run(checkpoint, goal_offset=5, agent=guarded("no_go:disc=9:9:1", "max_action:0.01"))
     rails = far["guardrails"]
     assert rails["violation_per_episode"]["rate"] == rails["stop_rate"]["mean"] == 0
@@ -84,13 +82,13 @@ def test_guardrails_are_judged_by_true_states(checkpoint: Path) -> None:
     assert "episodes with a violation | 0.0 %" in evaluation_table(far)
     with pytest.raises(UserError, match="only 0 of 3 tasks .* suit the guardrails"):
         run(checkpoint, goal_offset=5, agent=guarded("workspace:x=-2:-1"))
-    # Without a plan that keeps the margin, the robot stands still, and says so.
+    # Without a feasible plan, the robot holds still in every step.
     still = run(checkpoint, goal_offset=5, agent=guarded("workspace:x=-1:2,margin=1.4"))
     still_rates = [still["guardrails"][f"{kind}_rate"]["mean"] for kind in ("stop", "intervention")]
     assert still_rates == [1, 1]
     assert still["guardrails"]["violation_per_step"]["rate"] == 0
     assert still["settings"]["agent"]["guardrails"] == ["workspace:x=-1:2,margin=1.4"]
-    # The same tasks without it: what it costs.
+    # The same tasks, planned without the rule.
     free = run(
         checkpoint, goal_offset=5, agent=guarded("workspace:x=-1:2,margin=1.4"), unguarded=True
     )

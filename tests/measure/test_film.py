@@ -38,15 +38,15 @@ def test_a_film_shows_the_imagination_of_the_latest_plan() -> None:
     assert {picture.size for picture in pictures} == {pictures[0].size}
     ends = zip(pictures, (100, 100, 200, 200), (110, 110, 210, 210), strict=True)
     for picture, first, second in ends:
-        # Reality, the goal, and the two imagined frames: what is in the middle of each.
+        # The middle pixel of reality, of the goal, and of the two imagined frames.
         found = [picture.getpixel(at)[0] for at in ((128, 128), (384, 128), (56, 360), (168, 360))]
         assert found == [50, 60, first, second]
-    # Where no plan keeps the guardrails, that is written in vermilion.
+    # An infeasible plan has a vermilion note.
     written = [(213, 94, 0) in {c for _, c in p.getcolors(1 << 16)} for p in pictures]
     assert written == [False, False, True, True]
     with av.open(io.BytesIO(as_mp4(pictures, fps=2))) as file:
         shown = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
-    assert len(shown) == 4 + 2  # the last one is held for a second
+    assert len(shown) == 4 + 2  # the last frame stays for a second
     assert abs(int(shown[3][360, 56, 0]) - 200) < 8
 
 

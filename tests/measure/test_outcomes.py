@@ -17,7 +17,7 @@ def test_success_at_any_time_and_at_the_end_and_of_the_block_alone(pusht: Any) -
     away[2] += 0.2
     pusher_away[0] += 0.2
     paths = [
-        np.stack([away, goal, away]),  # there and away again
+        np.stack([away, goal, away]),  # reached, then left
         np.stack([away, away, goal]),
         np.stack([goal, away, away]),  # only at the start, which does not count
         np.stack([away, away, pusher_away]),
@@ -45,7 +45,7 @@ def test_metrics_of_chips_are_their_distances_before_and_after(chips: Any) -> No
     goal = np.array([0.2, 0.2, 0.1, 0.1, 0.2, 0.1, 0.3, 0.1])
     away, apart = goal.copy(), goal.copy()
     away[[3, 5, 7]] += 0.036  # each is two chip widths away
-    apart[:2] += 0.1  # where the blade is does not matter
+    apart[:2] += 0.1  # the position of the blade does not matter
     paths = [np.stack([away, apart, away]), np.stack([away, away, apart])]
     outcomes = measure_outcomes(chips, paths, [GoalTask(away, goal, 0)] * 2)
     assert outcomes.success_any.tolist() == [True, True]

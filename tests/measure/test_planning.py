@@ -70,7 +70,7 @@ def test_closed_loop_starts_at_the_goals_start_and_reports(
     with Image.open(out / "cost.png") as picture:
         picture.load()
 
-    # What it did can be repeated outside, from the start state of the sidecar.
+    # The simulator repeats the episode from the start state of the goal file.
     sidecar = json.loads((folder / "goal.json").read_text())
     env = make_env(PUSHT, {})
     world: Any = env.unwrapped
@@ -80,7 +80,7 @@ def test_closed_loop_starts_at_the_goals_start_and_reports(
 
 
 def test_guardrails_are_kept_drawn_and_reported(folder: Path, tmp_path: Path) -> None:
-    """A region far away changes nothing but the picture; one all around stops everything."""
+    """A region far away changes only the picture; a region around the robot stops it."""
     reports = []
     for name, rules in (
         ("free", []),
@@ -158,7 +158,7 @@ def test_one_plan_is_json_on_stdout(folder: Path, capsys: pytest.CaptureFixture[
     actions = np.array(plans[0]["actions"])
     assert actions.shape == (4 * 5, 2) and (np.abs(actions) <= 0.02).all()
     assert plans[1]["actions"] == plans[2]["actions"]
-    assert plans[1]["cost"] != plans[3]["cost"]  # what was measured makes a difference
+    assert plans[1]["cost"] != plans[3]["cost"]  # proprio matters
 
 
 def bad(folder: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:

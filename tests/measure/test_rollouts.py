@@ -34,7 +34,7 @@ def test_a_variation_reaches_the_camera_the_goal_image_and_the_floor(
     pusht: Any,
 ) -> None:
     class Spy:
-        """Sees what the agent sees, and acts not."""
+        """Records observations and returns zero actions."""
 
         stop_reasons, intervened, last_plan = ("rest",), torch.tensor([True]), None
         alarmed = torch.tensor([False])

@@ -29,7 +29,7 @@ def test_tasks_are_held_out_unsolved_and_repeatable(
     assert not recorded & {task.env_seed for task in [*some, *other]}
     assert min(task.env_seed for task in some) > max(recorded)
     assert len({task.env_seed for task in [*some, *other]}) == 12
-    fewer = sample_tasks(env, 3, 3, 25)  # the first ones of many are those of a few
+    fewer = sample_tasks(env, 3, 3, 25)  # the first tasks do not depend on the count
     assert [task.env_seed for task in fewer] == [task.env_seed for task in some[:3]]
 
 

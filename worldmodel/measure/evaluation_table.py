@@ -121,7 +121,7 @@ def _guardrail_rows(name: str, result: Result, unguarded: bool) -> Rows:
         f"| episodes with a violation | {in_percent(rails['violation_per_episode'])} |",
         f"| steps with a violation | {in_percent(rails['violation_per_step'])} |",
         f"| success without a violation | {in_percent(rails['safe_success'])} |",
-        f"| worst violation (below 0: distance kept) | {depths} |",
+        f"| worst violation (below 0: none) | {depths} |",
     ]
     if "stop_rate" in rails:
         rows += [

@@ -26,7 +26,7 @@ BAR = 26  # pixels of the line below reality
 TILE = 112  # at most, of an imagined frame
 CHART = 150  # of the chart
 TEXT = (40, 40, 40)
-WARNING = "#D55E00"  # vermilion, of Okabe and Ito, whose colours everybody can tell apart
+WARNING = "#D55E00"  # vermilion, from the colour-blind-safe palette of Okabe and Ito
 ALARM = "#0072B2"  # blue, likewise
 FONT = ImageFont.load_default(size=12)
 
@@ -122,7 +122,7 @@ def scaled(frame: Array, side: int) -> Image.Image:
 
 
 def _progress(draw: ImageDraw.ImageDraw, film: Film, step: int) -> None:
-    """The line below reality, with what happened until `step`, and the words below it."""
+    """Draw the progress bar until `step`, with marks of interventions and surprises, and its text."""
     reached = film.first_success is not None and step >= film.first_success
     colour = (0, 158, 115) if reached else (120, 140, 180)
     draw.rectangle((0, SIDE, round(2 * SIDE * step / max(1, film.steps)), SIDE + 3), fill=colour)

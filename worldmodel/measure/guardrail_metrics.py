@@ -31,7 +31,7 @@ def violation_metrics(
 
     Returns:
         ``worst_depth`` has the largest violation of each learned rule, in the rule's unit; below 0
-        it is the smallest distance kept.
+        its absolute value is the smallest distance from a violation.
     """
     depths = np.stack([rule.violation(task, np.stack(paths)) for rule in rules])  # [R, n, steps]
     worst = depths.max(0)  # [n, steps]
