@@ -122,7 +122,7 @@ def scaled(frame: Array, side: int) -> Image.Image:
 
 
 def _progress(draw: ImageDraw.ImageDraw, film: Film, step: int) -> None:
-    """Draw the progress bar until `step`, with marks of interventions and surprises, and its text."""
+    """Draw the progress bar until `step`, with marks of interventions and surprises."""
     reached = film.first_success is not None and step >= film.first_success
     colour = (0, 158, 115) if reached else (120, 140, 180)
     draw.rectangle((0, SIDE, round(2 * SIDE * step / max(1, film.steps)), SIDE + 3), fill=colour)
