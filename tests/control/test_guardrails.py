@@ -778,6 +778,8 @@ def test_a_stubborn_policy_is_kept_out_of_a_region(angle: float) -> None:
 def test_what_a_wrapper_cannot_guard_is_named() -> None:
     with pytest.raises(UserError, match="'max_speed:1' is about predictions"):
         GuardrailWrapper(gym.make("Pendulum-v1"), ["max_speed:1"])
+    with pytest.raises(UserError, match="no hold action is declared.*pass hold="):
+        GuardrailWrapper(gym.make("Pendulum-v1"), ["max_change:1"])
     with pytest.raises(UserError, match="not Discrete"):
         GuardrailWrapper(gym.make("CartPole-v1"), ["max_change:1"])
     with pytest.raises(UserError, match="this checkpoint is for worldmodel/PushT-v0"):

@@ -1,4 +1,4 @@
-"""What every command line shares: configs from YAML and flags, exit codes, progress, safe files.
+"""Shared by all commands: configs from YAML and flags, exit codes, progress, devices, safe files.
 
 A command is a frozen dataclass and a function::
 

@@ -49,13 +49,13 @@ def atomic_write_json(path: str | Path, content: Any) -> None:
     """`atomic_write_bytes` of indented JSON.
 
     Raises:
-        ValueError: `content` holds a NaN or an infinity, which JSON has no word for.
+        ValueError: `content` holds a NaN or an infinity, which JSON cannot express.
     """
     atomic_write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def writable_folder(folder: Path) -> None:
-    """Make `folder`; find out before the work whether there is a place for its results.
+    """Make `folder`, and check before the work that results can be written to it.
 
     Raises:
         UserError: it cannot be made, or nothing can be written to it.
@@ -70,7 +70,7 @@ def writable_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: str | Path, doing: str) -> Iterator[None]:
-    """Hold the lock file `path`; the system lets go of it even if we are killed.
+    """Hold the lock file `path`; the system releases it even if the process is killed.
 
     Raises:
         UserError: another process holds it; `doing` says what that one is doing.
