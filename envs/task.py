@@ -88,8 +88,12 @@ class Task:
         raise NotImplementedError
 
     def observe_state(self, state: ArrayLike) -> Obs:
-        """The observation in a state ``[Ds]``; the episode goes on undisturbed."""
-        raise NotImplementedError
+        """The observation in a state ``[Ds]``; the episode goes on undisturbed.
+
+        By default, ``pixels`` alone. The ceiling with the agent's own cost, and a `hold` that reads
+        proprioception, need ``proprio`` as well.
+        """
+        return {"pixels": self.render_state(state)}
 
     def physics(self, state: ArrayLike, actions: Array) -> Array:
         """States ``[n + 1, Ds]`` under actions ``[n, A]`` from `state` on, without rendering; the

@@ -142,9 +142,9 @@ def resized(pixels: Any, size: int) -> Array:
 
 
 class GoalImage(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
-    """Adds the image of the goal to the observation, under ``goal`` (uint8 ``[H, W, 3]``).
+    """Adds the goal image to the observation, as ``goal``, uint8 ``[H, W, 3]``.
 
-    The image is made once, at reset, from ``info["goal_state"]``.
+    It is rendered at reset, from ``info["goal_state"]``.
 
     Args:
         env: its observation is a Dict with ``pixels``, its info has ``goal_state``.
@@ -186,19 +186,18 @@ class GoalImage(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
         return {**obs, "goal": self._goal.copy()}, info
 
     def step(self, action: Any) -> tuple[Obs, Any, bool, bool, dict[str, Any]]:
-        """Step; the goal stays."""
+        """Step; the goal image stays the same."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         return {**obs, "goal": self._goal.copy()}, reward, terminated, truncated, info
 
 
 class LatentObservation(gym.ObservationWrapper[Obs, Any, Obs], RecordConstructorArgs):
-    """Replaces ``pixels`` by their latents, under ``z`` (float32 ``[P, D]``).
+    """Replaces ``pixels`` by their latents ``z``, float32 ``[P, D]``.
 
     Args:
         env: its observation is a Dict with ``pixels``.
-        encode: pixels uint8 ``[1, H, W, 3]`` -> latents ``[1, P, D]``, as an array or as anything
-            that NumPy can read, such as a tensor on the CPU. It is tried out once, on a black
-            image, to learn P and D.
+        encode: pixels uint8 ``[1, H, W, 3]`` -> latents ``[1, P, D]``, an array or a CPU tensor.
+            One call with a black image determines P and D.
 
     Raises:
         ValueError: the environment does not fit, or ``encode`` returns something else.
@@ -228,19 +227,20 @@ class LatentObservation(gym.ObservationWrapper[Obs, Any, Obs], RecordConstructor
 
 
 class FrameHistory(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
-    """Stacks past observations along a new first axis, the oldest first and the present one last.
+    """Stacks past observations along a new first axis, from the oldest to the current one.
 
-    With ``frames=3, skip=5`` at step t: those of steps t-10, t-5 and t, as a model with context 3
-    and frameskip 5 sees them. What lies before the reset is the observation of the reset.
+    With ``frames=3, skip=5``, the observation of step t holds those of steps t-10, t-5 and t, which
+    is the input of a model with context 3 and frameskip 5. Before the first step, the observation
+    of the reset is repeated.
 
     Args:
         env: its observation is a Dict.
-        frames: how many observations.
+        frames: number of observations.
         skip: environment steps between two of them.
-        keys: what to stack; by default whichever of ``pixels``, ``z`` and ``proprio`` there are.
+        keys: entries to stack; default: those of ``pixels``, ``z`` and ``proprio`` that are there.
 
     Raises:
-        ValueError: ``frames`` or ``skip`` below 1, or nothing of that name to stack.
+        ValueError: ``frames`` or ``skip`` is below 1, or there is no such entry.
     """
 
     def __init__(
@@ -272,13 +272,13 @@ class FrameHistory(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
-        """Reset, and forget the past."""
+        """Reset, and clear the history."""
         obs, info = self.env.reset(seed=seed, options=options)
         self._past.clear()
         return self._stacked(obs), info
 
     def step(self, action: Any) -> tuple[Obs, Any, bool, bool, dict[str, Any]]:
-        """Step, and remember."""
+        """Step, and append to the history."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         return self._stacked(obs), reward, terminated, truncated, info
 
