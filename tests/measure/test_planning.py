@@ -104,6 +104,13 @@ def test_guardrails_are_kept_drawn_and_reported(folder: Path, tmp_path: Path) ->
     np.testing.assert_allclose(changed.mean(0), (231, 25), atol=2)
 
 
+def test_an_episode_may_end_where_the_next_plan_begins(folder: Path, tmp_path: Path) -> None:
+    """Two model steps with a context of three frames: the film needs no third frame."""
+    given = ["--guardrail", "no_go:disc=0.05:0.05:0.01", "--steps", "10"]
+    assert main([*flags(folder, out=tmp_path), *given]) == 0
+    assert (tmp_path / "plan.gif").exists()
+
+
 def test_same_seed_same_report_and_without_a_goal_state_no_outcome(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

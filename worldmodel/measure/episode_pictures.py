@@ -8,7 +8,9 @@ from typing import Any
 from numpy.typing import NDArray
 from PIL import Image
 
+from planners import Trajectory
 from worldmodel.agent import Agent
+from worldmodel.control.guardrails import guardrails
 from worldmodel.measure.episode import EpisodeLog
 from worldmodel.measure.explanation import converging
 from worldmodel.measure.film import MOST_FRAMES, Film, Imagination, as_png
@@ -40,8 +42,7 @@ def episode_film(
         in_image: of the task.
     """
     position = agent.senses.find(("x", "y"), whole=False)
-    # Without a plan, as after an early Ctrl-C, there is no problem either.
-    units = {rail.unit for rail in agent.problem().guardrails} if log.clearances else set()
+    units = _guardrail_units(agent, log) if log.clearances else set()
     plans = zip(log.plan_steps, log.imagined, log.feasible, strict=False)
     return Film(
         frames=log.frames,
@@ -101,3 +102,11 @@ def draw_costs(log: EpisodeLog) -> bytes:
     axes.legend()
     axes.grid(alpha=0.3)
     return as_png(figure)
+
+
+def _guardrail_units(agent: Agent, log: EpisodeLog) -> set[str]:
+    """Units of the guardrails on imagined states."""
+    first = log.imagined[0]
+    assert first.proprio is not None
+    now = Trajectory(first.z[:1].to(agent.device), first.proprio[:1].to(agent.device))
+    return {limit.unit for limit in guardrails(agent.problems.rules, agent.senses, now)}
