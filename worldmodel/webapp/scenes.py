@@ -59,7 +59,7 @@ def scene_choices(checkpoint: str | None = None) -> dict[str, SceneChoice]:
 def _registered() -> dict[str, SceneChoice]:
     choices = {}
     for env_id, spec in list(gym.registry.items()):
-        entry = spec.entry_point
+        entry: Any = spec.entry_point
         if isinstance(entry, str):
             if entry.startswith(
                 "gymnasium."
