@@ -79,14 +79,14 @@ def where(trajectory: Trajectory) -> torch.Tensor:
 
 
 def walk(actions: torch.Tensor) -> Trajectory:
-    """A point in the plane that goes where it is told, from (-1, 0)."""
+    """A point in the plane that starts at (-1, 0) and follows its actions."""
     place = torch.tensor([-1.0, 0.0]) + actions.cumsum(2)
     return Trajectory(place.unsqueeze(-2))
 
 
 # ---- Regions ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("corners", [SQUARE, SQUARE[::-1]])
-def test_a_rectangle_is_a_box_whichever_way_its_corners_go(corners: Any) -> None:
+def test_rectangular_polygons_are_boxes_in_either_orientation(corners: Any) -> None:
     points = 4 * torch.rand(2000, 2, generator=seeded()) - 1
     box, polygon = Box((0.0, 2.0), (0.0, 1.0)), Polygon(corners)
     torch.testing.assert_close(box.distance(points), polygon.distance(points), atol=1e-5, rtol=0)
@@ -116,7 +116,7 @@ def test_distances_from_regions(region: Region, point: Any, distance: float) -> 
     st.integers(0, 2**31),
 )
 @settings(max_examples=60, deadline=None)
-def test_signed_distance_agrees_with_matplotlib_and_changes_no_faster_than_places(
+def test_signed_distance_agrees_with_matplotlib_and_is_1_lipschitz(
     spokes: list[tuple[float, float]], seed: int
 ) -> None:
     from matplotlib.path import Path as Outline
@@ -154,14 +154,14 @@ def test_distances_have_gradients_everywhere(region: Region) -> None:
         (lambda: no_go(Disc((0, 0), 1), where, margin=-0.1), "margin of at least 0"),
     ],
 )
-def test_what_is_no_region_and_no_limit_is_named(make: Any, said: str) -> None:
+def test_errors_name_invalid_regions_and_limits(make: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make()
 
 
 # ---- Limits on what is imagined -----------------------------------------------------------------
-def test_nothing_is_jumped_over() -> None:
-    """From (-1, 0) over a thin wall at x = 0, in one step: both ends are clear of it."""
+def test_violations_between_two_steps_are_found() -> None:
+    """One step from (-1, 0) across a thin wall at x = 0; both ends are outside the wall."""
     wall = Box((-0.001, 0.001), (-1, 1))
     actions = torch.tensor([2.0, 0.0]).view(1, 1, 1, 2)
     start = torch.tensor([[-1.0, 0.0]])
@@ -171,7 +171,7 @@ def test_nothing_is_jumped_over() -> None:
 
 @given(st.integers(0, 2**31))
 @settings(max_examples=50, deadline=None)
-def test_ways_are_never_nearer_than_said(seed: int) -> None:
+def test_swept_distance_is_a_lower_bound(seed: int) -> None:
     points = torch.randn(2, 5, 3, 2, generator=seeded(seed))
     start = torch.randn(2, 2, generator=seeded(seed + 1))
     before = torch.cat([start[:, None, None].expand(-1, 5, 1, -1), points[:, :, :-1]], 2)
@@ -185,7 +185,7 @@ def test_ways_are_never_nearer_than_said(seed: int) -> None:
         assert (true.amin(-1) - least <= slack + 0.02).all()  # and not much farther
 
 
-def test_limits_say_by_how_much_in_their_unit() -> None:
+def test_violations_are_in_the_unit_of_the_limit() -> None:
     actions = torch.zeros(1, 1, 1, 2)
     actions[..., 0] = 1.0  # to (0, 0)
     here = walk(actions)
@@ -213,8 +213,8 @@ def test_limits_say_by_how_much_in_their_unit() -> None:
 
 
 @each_planner
-def test_the_way_round_is_found_and_never_the_middle_of_two_ways(name: str) -> None:
-    """The goal is behind a disc. Left and right are good; their average is straight through it."""
+def test_plans_go_around_a_disc_and_never_average_two_ways(name: str) -> None:
+    """The goal is behind a disc. The average of the ways left and right leads through it."""
     one, start = 0.45 * torch.ones(2), torch.tensor([[-1.0, 0.0]])
     disc = Disc((0.0, 0.0), 0.5)
 
@@ -232,9 +232,9 @@ def test_the_way_round_is_found_and_never_the_middle_of_two_ways(name: str) -> N
 
 @pytest.mark.slow
 @each_planner
-def test_with_a_perfect_model_nothing_is_broken_in_300_episodes(name: str) -> None:
-    """Goals behind two discs and a wall, planned anew at every step; a world with gradients. The
-    way between two steps is looked at far more closely than planners do."""
+def test_with_a_perfect_model_300_episodes_have_no_violation(name: str) -> None:
+    """Goals behind two discs and a wall, replanned at every step. The check samples the way between
+    two steps far more densely than planners do."""
     episodes, generator, one = 300, seeded(5), 0.3 * torch.ones(2)
     regions = (Disc((0.0, 0.3), 0.3), Disc((0.1, -0.5), 0.25), Box((0.45, 0.5), (-0.3, 2.0)))
     across = 2 * torch.rand(episodes, generator=generator) - 1
@@ -286,10 +286,10 @@ COSTS = {
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=20, deadline=None)
-def test_no_action_that_a_model_or_a_robot_sees_breaks_a_limit(
+def test_actions_of_model_and_robot_keep_the_limits(
     name: str, cost: str, norm: float | None, change: float | None, sigma: float, seed: int
 ) -> None:
-    """Whatever the cost says; 256 to 1,000 sequences of 4 steps of 2 actions in each case."""
+    """For any cost; 256 to 1,000 sequences of 4 steps of 2 actions in each case."""
     low, high = torch.tensor([-1.0, -2.0] * 2), torch.tensor([2.0, 1.0] * 2)
     before = torch.randn(3, 2, generator=seeded(seed)).clamp(-1, 1)
     before *= min(1.0, (norm or 9) / 1.5)
@@ -314,7 +314,7 @@ def test_no_action_that_a_model_or_a_robot_sees_breaks_a_limit(
             assert moves.abs().max() <= change + 1e-6  # of numbers up to 2
 
 
-def test_actions_within_the_limits_are_left_alone() -> None:
+def test_actions_within_the_limits_stay_as_they_are() -> None:
     actions = 0.1 * torch.randn(2, 5, 3, 4, generator=seeded())
     limits = ActionLimits(torch.zeros(2, 2), norm=2.0, change=2.0)
     assert torch.equal(limits.project(actions), actions)
@@ -334,7 +334,7 @@ def test_actions_within_the_limits_are_left_alone() -> None:
         ({"before": 3 * torch.ones(1, 2)}, "out of bounds"),
     ],
 )
-def test_bad_action_limits_are_named(limits: dict[str, Any], said: str) -> None:
+def test_errors_name_bad_action_limits(limits: dict[str, Any], said: str) -> None:
     one = torch.ones(2)
     with pytest.raises(ValueError, match=said):
         given_limits = ActionLimits(**{"before": torch.zeros(1, 2), **limits})
@@ -370,7 +370,7 @@ PROPRIO = ("pusher_x", "pusher_y", "pusher_vx", "pusher_vy")
         ("lose:0.5,of=chips,margin=0.2", None, 0.5, 0.2),
     ],
 )
-def test_rules_are_read(text: str, region: Region | None, most: float, margin: float) -> None:
+def test_rules_are_parsed(text: str, region: Region | None, most: float, margin: float) -> None:
     (rule,) = parse_rules([text])
     assert (rule.region, rule.most, rule.margin, rule.text) == (region, most, margin, text)
 
@@ -406,14 +406,14 @@ def test_rules_are_read(text: str, region: Region | None, most: float, margin: f
         ("lose:0.5", "write lose:0.5,of=chips"),
     ],
 )
-def test_what_is_no_rule_is_explained(text: str, said: str) -> None:
+def test_errors_explain_bad_rules(text: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         parse_rules([text])
     with pytest.raises(UserError, match=said):
         EvaluateConfig("worldmodel/PushT-v0", agent=AgentConfig(guardrails=("max_speed:1", text)))
 
 
-def test_rules_for_planners_and_for_judges_agree() -> None:
+def test_rules_on_latents_and_on_states_agree() -> None:
     """A robot that is at (0, 0), (0.4, 0), (0.4, 0.4), at 4 m/s, beside a block far away."""
     rules = parse_rules(
         [
@@ -446,8 +446,8 @@ def test_rules_for_planners_and_for_judges_agree() -> None:
         guardrails(rules, Senses(("arm", "hand")), now)
 
 
-def test_rules_on_other_things_read_latents() -> None:
-    """Latents are the block's place in centimetres, upside down; the robot is elsewhere."""
+def test_rules_on_objects_read_latents() -> None:
+    """Latents are the block's position in centimetres, with y reversed."""
     (rule,) = parse_rules(["no_go:of=block,disc=0.2:0.1:0.05,margin=0.01"])
     weights = torch.tensor([[0.01, 0.0], [0.0, -0.01], [0.0, 0.5]])
     senses = Senses(PROPRIO, ("block_x", "block_y"), weights)
@@ -468,8 +468,8 @@ def test_rules_on_other_things_read_latents() -> None:
         guardrails(parse_rules(["no_go:of=zebra,x=0:1"]), senses, now)
 
 
-def test_nothing_looks_like_a_photo(tmp_path: Path) -> None:
-    """The T as the goal image has it is forbidden: so is getting there."""
+def test_unlike_keeps_away_from_a_photo(tmp_path: Path) -> None:
+    """The block's pose in the goal image is forbidden, so the goal cannot be reached."""
     goal = Path("examples/goals/pusht.png").resolve()
     agent = worldmodel.load("pusht", guardrails=(f"unlike:{goal},least=0.5",))
     env = make_env("worldmodel/PushT-v0", {})
@@ -491,8 +491,8 @@ def test_nothing_looks_like_a_photo(tmp_path: Path) -> None:
         rule.violation(named("x", "y"), np.zeros((2, 2)))
 
 
-def test_chips_that_fell_are_counted() -> None:
-    """Three chips, of which one falls, then another; and a planner that reads how many are left."""
+def test_lost_chips_are_counted() -> None:
+    """Three chips, of which one falls, then another; and a planner that reads the number left."""
     (rule,) = parse_rules(["lose:0.5,of=chips,margin=0.1"])
     task = GranularChipsEnv(chips=3, rim=False, image_size=16)
     states = np.full((4, 8), 0.2)
@@ -509,8 +509,8 @@ def test_chips_that_fell_are_counted() -> None:
         guardrails([rule], Senses(("x", "y")), Trajectory(z[:1], torch.zeros(1, 2)))
 
 
-def test_strokes_begin_and_end_away_from_the_rim() -> None:
-    """Whatever the planner wants: here, to end in a corner. Doing nothing is allowed anywhere."""
+def test_strokes_start_and_end_inside_the_rim() -> None:
+    """The planner aims at a corner. A stroke of no length is allowed anywhere."""
     (rule,) = parse_rules(["action_points:start=0.03,end=0.08"])
     low, high = torch.zeros(4), torch.full((4,), 0.5)
     names = ("start_x", "start_y", "end_x", "end_y")
@@ -538,7 +538,7 @@ def test_strokes_begin_and_end_away_from_the_rim() -> None:
         worldmodel.load("pusht", guardrails=("action_points:end=0.1",))
 
 
-def test_tasks_lead_across_a_guardrail_if_they_shall() -> None:
+def test_tasks_across_a_guardrail_can_be_selected() -> None:
     env = make_env("worldmodel/PushT-v0", {})
     world: Any = env.unwrapped
     rules = parse_rules(["no_go:x=0.2:0.3,y=0.2:0.3"])
@@ -553,7 +553,7 @@ def test_tasks_lead_across_a_guardrail_if_they_shall() -> None:
 # ---- What the data showed -----------------------------------------------------------------------
 @given(st.integers(0, 2**31), st.sampled_from([0.01, 0.1]))
 @settings(max_examples=10, deadline=None)
-def test_what_is_like_the_data_is_familiar_and_nothing_else(seed: int, level: float) -> None:
+def test_only_frames_like_the_data_are_familiar(seed: int, level: float) -> None:
     """Frames on a ring in eight dimensions, of any scale."""
     generator, scale = seeded(seed), 10.0 ** torch.linspace(-3, 3, 8)
     mix = torch.randn(2, 8, generator=generator)
@@ -575,8 +575,8 @@ def test_what_is_like_the_data_is_familiar_and_nothing_else(seed: int, level: fl
 
 
 @pytest.mark.slow
-def test_a_cell_that_the_data_never_entered_is_not_entered(tmp_path: Path) -> None:
-    """In the U, the way leads through it: without the guardrail the ball is soon inside."""
+def test_familiar_keeps_out_of_a_cell_without_data(tmp_path: Path) -> None:
+    """The way to the goal leads through the cell: without the guardrail the ball enters it."""
     data, folder = tmp_path / "data", tmp_path / "maze"
     collect(CollectConfig(env="worldmodel/Maze-v0", episodes=30, steps=60, out=data, workers=1))
     shutil.copytree(find_checkpoint("maze"), folder)
@@ -610,8 +610,8 @@ def test_a_cell_that_the_data_never_entered_is_not_entered(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_probe_is_learnt_and_kept(tmp_path: Path) -> None:
-    """Of few episodes: the block's place to a few millimetres, and to more further ahead."""
+def test_a_probe_is_fitted_and_stored(tmp_path: Path) -> None:
+    """Few episodes give the block's position to a few millimetres, less exactly further ahead."""
     data, folder = tmp_path / "data", tmp_path / "pusht"
     collect(CollectConfig(env="worldmodel/PushT-v0", episodes=24, steps=60, out=data, workers=1))
     shutil.copytree(find_checkpoint("pusht"), folder)
@@ -634,7 +634,7 @@ def test_a_probe_is_learnt_and_kept(tmp_path: Path) -> None:
         save_probe(str(folder), open_dataset(short), "", 0.2, 0)
 
 
-def test_regions_are_drawn_where_the_robot_is_seen() -> None:
+def test_regions_are_drawn_in_image_coordinates() -> None:
     env = make_env("worldmodel/PushT-v0", {})
     world: Any = env.unwrapped
     for place in ((0.1, 0.1), (0.4, 0.2)):
@@ -662,7 +662,7 @@ def test_regions_are_drawn_where_the_robot_is_seen() -> None:
         ("workspace:x=0.1:0.3,margin=0.02", -0.02),
     ],
 )
-def test_margins_are_drawn_as_far_from_the_border_as_they_are(text: str, away: float) -> None:
+def test_margins_are_drawn_at_their_distance(text: str, away: float) -> None:
     (rule,) = parse_rules([text])
     shifted = rule.margin_outline()
     assert shifted is not None and rule.region is not None
@@ -674,8 +674,8 @@ def test_margins_are_drawn_as_far_from_the_border_as_they_are(text: str, away: f
 
 
 # ---- In the loop --------------------------------------------------------------------------------
-def test_actions_are_limited_even_where_there_is_no_plan() -> None:
-    """The whole workspace is out of bounds but for a corner where the robot is not."""
+def test_actions_are_limited_without_a_plan() -> None:
+    """The workspace is forbidden, except for a corner where the robot is not."""
     model, encoder, info = load_checkpoint("pusht")
     env = make_env("worldmodel/PushT-v0", {}, info.image_size)
     for rules, plan_exists in (
@@ -709,8 +709,8 @@ def test_actions_are_limited_even_where_there_is_no_plan() -> None:
 
 @pytest.mark.slow
 @each_planner
-def test_on_the_true_simulator_nothing_is_ever_broken(name: str) -> None:
-    """A box across the straight way of the pusher, planned on the simulator itself."""
+def test_on_the_true_simulator_there_is_no_violation(name: str) -> None:
+    """A box across the pusher's straight way; the simulator is the model."""
     env = make_env("worldmodel/PushT-v0", {})
     world: Any = env.unwrapped
     model, encoder, info = load_checkpoint("pusht")
@@ -753,8 +753,8 @@ def test_actions_of_any_policy_in_any_environment_are_limited() -> None:
 
 
 @pytest.mark.parametrize("angle", [0.0, 2.0, 4.0])
-def test_a_stubborn_policy_is_kept_out_of_a_region(angle: float) -> None:
-    """It pushes straight at a disc. Without the guardrail it ends up well inside."""
+def test_the_wrapper_keeps_a_bad_policy_out_of_a_region(angle: float) -> None:
+    """The policy moves straight into a disc. Without the guardrail it ends inside."""
     centre, start = np.array([0.3, 0.25]), np.zeros(10)
     start[:2] = centre - 0.15 * np.array([math.cos(angle), math.sin(angle)])
     start[2:4] = (0.08, 0.43)
@@ -775,7 +775,7 @@ def test_a_stubborn_policy_is_kept_out_of_a_region(angle: float) -> None:
     assert depth[1] > -0.08  # it was not kept from moving at all
 
 
-def test_what_a_wrapper_cannot_guard_is_named() -> None:
+def test_errors_name_what_the_wrapper_cannot_guard() -> None:
     with pytest.raises(UserError, match="'max_speed:1' is about predictions"):
         GuardrailWrapper(gym.make("Pendulum-v1"), ["max_speed:1"])
     with pytest.raises(UserError, match="no hold action is declared.*pass hold="):
@@ -788,7 +788,7 @@ def test_what_a_wrapper_cannot_guard_is_named() -> None:
 
 # ---- Calibration --------------------------------------------------------------------------------
 @pytest.mark.parametrize(("level", "count"), [(0.1, 9), (0.1, 60), (0.3, 20)])
-def test_margins_cover_what_they_promise(level: float, count: int) -> None:
+def test_margins_have_their_coverage(level: float, count: int) -> None:
     """Of 4,000 calibrations with scores of a skewed distribution."""
     rng = np.random.default_rng(0)
     missed = [
@@ -800,7 +800,7 @@ def test_margins_cover_what_they_promise(level: float, count: int) -> None:
     assert np.mean(missed) == pytest.approx(expected, abs=4 * math.sqrt(level / 4000))
 
 
-def test_too_few_episodes_for_a_level_are_named() -> None:
+def test_too_few_episodes_for_a_level_are_an_error() -> None:
     assert conformal_margin(np.arange(19.0), 0.05) == 18
     with pytest.raises(UserError, match="18 episodes are too few for the level 0.05: use 19"):
         conformal_margin(np.arange(18.0), 0.05)
@@ -838,7 +838,7 @@ def test_the_score_of_an_episode_is_its_worst_gap() -> None:
 
 
 @pytest.mark.slow
-def test_a_margin_is_calibrated_kept_and_never_used_for_anything_else(
+def test_a_margin_is_calibrated_stored_and_used_for_its_settings_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "pusht"
@@ -885,7 +885,7 @@ def test_a_margin_is_calibrated_kept_and_never_used_for_anything_else(
 
 
 # ---- Beside penalties ---------------------------------------------------------------------------
-def test_penalties_are_in_the_cost_and_lagrangians_grow() -> None:
+def test_penalties_add_to_the_cost_and_multipliers_grow() -> None:
     parts = load_checkpoint("pusht")
     rules = ("workspace:x=9:10",)  # 8.5 metres away
     config = AgentConfig(samples=8, iterations=1, guardrails=rules)
