@@ -296,7 +296,7 @@ class Agent:
         return Stop.LATE if self._late else Stop.NO_PLAN
 
     def _limited(self, action: Tensor) -> Tensor:
-        """Actions ``[E, A]`` within bounds and limits, whatever the plan: no model is involved."""
+        """Actions ``[E, A]`` within bounds and limits, independent of the plan and of any model."""
         action = action.clamp(self.layout.low, self.layout.high).float()
         limits = action_limits(self.rules, self.perception.memory.last_action)
         return limits.project(action[:, None])[:, 0] if limits else action

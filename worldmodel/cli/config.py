@@ -196,7 +196,7 @@ def parse_config(cls: type[T], argv: list[str] | None, prog: str, description: s
 def _explain(error: Exception) -> str:
     """jsonargparse's message on one line, in plain words."""
     text = _one_line(error)
-    for said, plain in (
+    for found, plain in (
         ('Parser key "', 'the value of "'),
         ("the following arguments are required: ", "missing, and required: --"),
         ("<class 'int'>", "whole number"),
@@ -204,5 +204,5 @@ def _explain(error: Exception) -> str:
         ("<class 'bool'>", "true or false"),
         ("typing.Literal", "choice out of "),
     ):
-        text = text.replace(said, plain)
+        text = text.replace(found, plain)
     return text

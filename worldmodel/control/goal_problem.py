@@ -70,10 +70,10 @@ class GoalProblems:
 
         def cost(trajectory: Trajectory, actions: Tensor) -> Tensor:
             assert trajectory.proprio is not None
-            apart = model.distance(trajectory.z, goal_z)  # [E, S, T]
+            distance = model.distance(trajectory.z, goal_z)  # [E, S, T]
             deviation = (trajectory.proprio - goal_proprio) / model.proprio_std
-            apart = apart + (readable * deviation.square()).sum(-1)
-            return self.objective.cost(apart, ends)
+            distance = distance + (readable * deviation.square()).sum(-1)
+            return self.objective.cost(distance, ends)
 
         horizon, episodes = self.layout.horizon, len(goal_z)
         return Problem(
