@@ -206,8 +206,8 @@ class Task:
         return None
 
     movable: ClassVar[dict[str, str]] = {}
-    """Objects that can be dragged in a goal image: their names, and the name of the state's number that
-    is their x; y follows it."""
+    """Objects that can be dragged in a goal image: their names, and the name of the state's number
+    that is their x; y follows it."""
     turnable: ClassVar[str | None] = None
     """The state's number that is an angle which can be set in a goal image."""
 
