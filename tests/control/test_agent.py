@@ -260,7 +260,7 @@ def test_a_plan_is_moved_on_by_single_steps(maze: Any) -> None:
     torch.testing.assert_close(left[:, -1], 3 * plan[:, -1] / 5)
 
 
-def test_planner_sees_three_functions_and_the_goal_costs_nothing(maze: Any) -> None:
+def test_planner_gets_functions_only_and_the_goal_has_zero_cost(maze: Any) -> None:
     agent = ball_agent(near=4.0, time_weight=0.25, stay_weight=0.5)
     obs, goal = start(maze)
     agent.reset(goal)
@@ -340,7 +340,7 @@ def test_a_whole_plan_can_be_carried_out_before_the_next(maze: Any) -> None:
     np.testing.assert_allclose(actions[:15], agent.sequence(plans[0].actions)[0], atol=1e-6)
 
 
-def test_stands_still_when_nothing_can_be_predicted(maze: Any) -> None:
+def test_holds_when_predictions_are_not_finite(maze: Any) -> None:
     agent = ball_agent(broken=True)
     obs, goal = start(maze)
     agent.reset(goal)
@@ -449,7 +449,7 @@ def test_a_camera_that_shows_the_same_image_while_the_robot_moves_is_stale(maze:
 
 
 def test_surprised_it_plans_anew_and_then_stands_still(maze: Any) -> None:
-    """A wind that nobody expects blows for a while."""
+    """An unexpected wind blows for a while."""
     agent = ball_agent(execute=15)
     calm = UsualErrors((0.5, 0.001), ((0.0, 0.005), (0.0, 1e9), (0.0, 1e9)))
     agent.perception.usual_errors, agent.perception.alarm, agent.perception.look = calm, 0.01, 1
@@ -481,7 +481,9 @@ def test_a_deadline_still_gives_an_action(maze: Any) -> None:
     assert agent.last_timings["plan_ms"] > 0
 
 
-def test_a_time_budget_counts_from_what_is_seen(maze: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_budget_counts_from_the_observation(
+    maze: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With time for it, the search goes on until it converges, and what encoding took is gone."""
     agent = ball_agent(iterations=None, budget_ms=60_000.0)
     obs, goal = start(maze)

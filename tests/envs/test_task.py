@@ -1,4 +1,4 @@
-"""How a task is found, what it defaults to, and what is said where there is none."""
+"""How a task is found, its defaults, and the error where there is none."""
 
 from __future__ import annotations
 

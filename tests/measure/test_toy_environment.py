@@ -1,4 +1,4 @@
-"""A new environment is one file: the whole chain runs on it, and nothing else has to know it."""
+"""A new environment is one file: the whole pipeline runs on it without other changes."""
 
 from __future__ import annotations
 

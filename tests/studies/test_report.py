@@ -1,4 +1,4 @@
-"""The report: a page that is whole, says what the files say, and needs nothing else."""
+"""The report: a complete page that agrees with its files and fetches nothing."""
 
 from __future__ import annotations
 
