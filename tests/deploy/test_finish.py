@@ -42,6 +42,7 @@ def test_every_step_stores_its_result(
     assert how_trained(checkpoint) is not None
 
 
+@pytest.mark.slow
 def test_steps_that_cannot_be_done_are_skipped_with_a_reason(
     data: Path,
     tmp_path: Path,

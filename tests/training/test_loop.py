@@ -37,6 +37,7 @@ def test_a_moving_average_includes_the_initial_weights() -> None:
     assert not average.module.weight.requires_grad and model.weight.requires_grad
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_not_finite_stops_the_run(maze: Path) -> None:
     trainer, loop = start(small_run(maze, "nan", steps=5))
     with torch.no_grad():
