@@ -1,6 +1,6 @@
 """Speed of plans, the encoder, training and environments, to compare commits.
 
-    pip install '.[bench]' && pytest tests/bench/bench_speed.py
+    pip install '.[bench]' && pytest -n 0 tests/bench/bench_speed.py
 
 `--benchmark-save before` and `--benchmark-compare` compare two commits. For tables with the
 machine's ceiling, run `python -m worldmodel.studies bench`.

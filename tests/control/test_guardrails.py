@@ -468,6 +468,7 @@ def test_rules_on_objects_read_latents() -> None:
         guardrails(parse_rules(["no_go:of=zebra,x=0:1"]), senses, now)
 
 
+@pytest.mark.slow
 def test_unlike_keeps_away_from_a_photo(tmp_path: Path) -> None:
     """The block's pose in the goal image is forbidden, so the goal cannot be reached."""
     goal = Path("examples/goals/pusht.png").resolve()
@@ -563,10 +564,11 @@ def test_only_frames_like_the_data_are_familiar(seed: int, level: float) -> None
         place = radius * torch.stack([angle.cos(), angle.sin()], 1)
         return scale * (place @ mix)
 
-    known = Familiar.learn(ring(1), ring(1), 1000, 16, level)
+    known = Familiar.learn(ring(1), ring(1, 10_000), 1000, 16, level)
     info = SimpleNamespace(familiar=known.arrays())
     known = Familiar.of(info, torch.device("cpu"))  # type: ignore[arg-type]
-    assert (known.nearest(ring(1)) > 1).float().mean() == pytest.approx(level, abs=0.8 * level)
+    share = (known.nearest(ring(1, 10_000)) > 1).float().mean()
+    assert share == pytest.approx(level, abs=0.8 * level)
     assert known.nearest(ring(0.5)).min() > 1 and known.nearest(ring(1.5)).min() > 1
     z, proprio = ring(1)[:, :6].unflatten(-1, (2, 3)), ring(1)[:, 6:]
     assert torch.equal(

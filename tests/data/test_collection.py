@@ -99,6 +99,7 @@ def _alive(session: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_finished_shards(recorded: Path, module: Path, tmp_path: Path) -> None:
     out = tmp_path / "dot"
     options: dict[str, Any] = {"start_new_session": True, "stderr": subprocess.PIPE}

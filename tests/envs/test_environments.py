@@ -153,6 +153,7 @@ def test_physics_is_step_without_rendering(make: Make, name: str, kwargs: dict[s
     np.testing.assert_array_equal(other.physics(start, np.array(actions)), stepped)
 
 
+@pytest.mark.slow
 @each
 def test_physics_and_rendering_do_not_disturb_the_episode(
     make: Make, name: str, kwargs: dict[str, Any]

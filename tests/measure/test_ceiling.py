@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from planners import Budget
@@ -58,6 +59,7 @@ def test_an_agent_on_the_simulator_sees_what_its_plans_would_show(
     np.testing.assert_allclose(plan.trajectory.proprio[0, 0, :2], path[agent.frameskip, :2])
 
 
+@pytest.mark.slow
 def test_a_trained_model_ranks_plans_as_the_simulator_does(checkpoint: Path, pusht: Any) -> None:
     some = sample_tasks(pusht, 4, 0, 25)
 

@@ -96,6 +96,7 @@ def test_guardrails_are_measured_on_true_states(checkpoint: Path) -> None:
     assert "planned without them" in evaluation_table(free)
 
 
+@pytest.mark.slow
 def test_seeds_share_the_episodes_each_with_its_own_tasks(checkpoint: Path) -> None:
     both = run(checkpoint, episodes=4, seeds=2, goal_offset=5)
     for at, seed in enumerate((0, 1)):

@@ -79,6 +79,7 @@ def test_closed_loop_starts_at_the_goals_start_and_reports(
     env.close()
 
 
+@pytest.mark.slow
 def test_guardrails_are_kept_drawn_and_reported(folder: Path, tmp_path: Path) -> None:
     """A region far away changes only the picture; a region around the robot stops it."""
     reports = []
@@ -111,6 +112,7 @@ def test_an_episode_may_end_where_the_next_plan_begins(folder: Path, tmp_path: P
     assert (tmp_path / "plan.gif").exists()
 
 
+@pytest.mark.slow
 def test_same_seed_same_report_and_without_a_goal_state_no_outcome(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,6 +207,7 @@ def bad(folder: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:
     }
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_and_leaves_nothing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

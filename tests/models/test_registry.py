@@ -75,6 +75,7 @@ class Affine(Predictor):
         return self.next_z(x).unflatten(-1, z.shape[-2:]), self.next_proprio(x)
 
 
+@pytest.mark.slow
 def test_registered_classes_are_trained_saved_and_loaded(tmp_path: Path) -> None:
     data = tmp_path / "maze"
     collect(CollectConfig(env="worldmodel/Maze-v0", episodes=20, steps=12, out=data, workers=1))

@@ -320,6 +320,7 @@ def test_missing_results_are_named_with_a_command_that_exists(bundled: Page) -> 
                 assert word[2:] in flags, command
 
 
+@pytest.mark.slow
 def test_a_new_checkpoint_has_notes_in_place_of_results(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "checkpoint", tmp_path / "alone" / "checkpoint")
     page = made(tmp_path, "--run", tmp_path / "alone" / "checkpoint")
@@ -426,6 +427,7 @@ def test_names_in_files_are_escaped(copy: Path, tmp_path: Path) -> None:
     assert any(evil in text for text in page.texts["figcaption"])
 
 
+@pytest.mark.slow
 def test_a_run_that_diverged_is_shown(copy: Path, tmp_path: Path) -> None:
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"step": 60, "loss": NaN, "predict": NaN, "proprio": Infinity, "lr": 0.1}\n')

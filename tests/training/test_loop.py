@@ -91,6 +91,7 @@ def test_a_killed_run_resumes_to_the_same_curve(maze: Path, tmp_path: Path, join
     assert curve("killed") == curve("whole")
 
 
+@pytest.mark.slow
 def test_unusable_states_are_named(maze: Path) -> None:
     _, loop = start(small_run(maze, "empty"))
     with pytest.raises(UserError, match="nothing to resume"):

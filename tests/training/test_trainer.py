@@ -100,6 +100,7 @@ def test_fixed_representations_are_fitted_saved_and_loaded(maze: Path, name: str
     torch.testing.assert_close(kept.distance(z[0], z[1]), distance, rtol=0.02, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_hold_is_declared_for_datasets_without_one(maze: Path) -> None:
     path = maze / "maze" / "data" / "metadata.json"
     text = path.read_text()

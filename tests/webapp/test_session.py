@@ -252,6 +252,7 @@ def test_bad_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
             assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_without_nicegui_the_error_names_the_extra() -> None:
     code = "import sys; sys.modules['nicegui'] = None; import worldmodel.app as a; a.main([])"
     command = [sys.executable, "-c", code]
