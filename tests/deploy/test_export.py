@@ -262,7 +262,7 @@ def test_bfloat16_latents_are_those_of_the_agent(
     assert sorted(contents(out)) == sorted([*PT2, "README.md", "export.json"])  # and no ONNX
     assert siblings(out) == ["out"]
     pixels = np.random.default_rng(0).integers(0, 256, (5, 112, 112, 3), np.uint8)
-    agent = worldmodel.load(checkpoint)._encode(pixels)
+    agent = worldmodel.load(checkpoint).inference.encode(pixels)
     encoders = (torch.export.load(each / "encoder.pt2").module() for each in (out, exported))
     coarse, exact = (encoder(torch.from_numpy(pixels)) for encoder in encoders)
     assert coarse.dtype == torch.float32
