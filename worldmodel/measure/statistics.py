@@ -1,4 +1,7 @@
-"""Confidence intervals and rank correlation: every interval in this project comes from here."""
+"""Confidence intervals and rank correlation: every interval in this project comes from here.
+
+scipy.stats takes most of a second to import, so the functions that need it import it themselves.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -22,6 +24,8 @@ def rate_interval(successes: NDArray[Any]) -> dict[str, float]:
     Returns:
         ``rate``, ``low`` and ``high``.
     """
+    from scipy import stats
+
     count, total = int(np.sum(successes)), len(successes)
     interval = stats.binomtest(count, total).proportion_ci(CONFIDENCE, method="wilson")
     return {"rate": count / total, "low": float(interval.low), "high": float(interval.high)}
@@ -33,6 +37,8 @@ def mean_interval(values: NDArray[Any]) -> dict[str, float]:
     Returns:
         ``mean``, ``low`` and ``high``; all three are the same where n is 1.
     """
+    from scipy import stats
+
     mean = float(np.mean(values))
     if len(values) < 2:
         return {"mean": mean, "low": mean, "high": mean}
@@ -49,6 +55,8 @@ def mean_interval(values: NDArray[Any]) -> dict[str, float]:
 
 def spearman(one: ArrayLike, other: ArrayLike) -> float:
     """Spearman's rank correlation of two samples ``[n]``."""
+    from scipy import stats
+
     return float(stats.spearmanr(one, other).statistic)
 
 
