@@ -30,6 +30,19 @@ def table(result: dict[str, Any]) -> str:
     )
 
 
+def linear_probe_table(result: dict[str, Any]) -> str:
+    """R^2 of linear probes, and of attention probes of encoders, as a Markdown table."""
+    shown = {("encoder", "ridge"), ("encoder", "attention"), ("latents", "ridge")}
+    shown |= {("imagined", "ridge")}
+    rows = [row for row in result["results"] if (row["kind"], row["probe"]) in shown]
+    names = list(rows[0]["r2"])
+    lines = [f"| | probe | {' | '.join(names)} |", "|---|---|" + "---:|" * len(names)]
+    for row in rows:
+        cells = " | ".join(f"{row['r2'][name]:.3f}" for name in names)
+        lines.append(f"| {row['encoder']} | {row['probe']} | {cells} |")
+    return "\n".join(lines)
+
+
 # Okabe and Ito's colours, safe for colour-blind readers.
 STYLES = {
     "ridge": ("o-", "#0072B2"),

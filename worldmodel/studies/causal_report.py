@@ -63,6 +63,21 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def intended_shift_table(result: dict[str, Any]) -> str:
+    """Fraction of cases that move as intended, all directions together, as a Markdown table."""
+    rows = [row for row in result["results"] if row["moved"] == "all" and row["edit"] != "copied"]
+    depths = range(1, 1 + len(rows[0]["intended"]))
+    lines = [
+        f"| {result['checkpoint']}, edited by {result['shift']} m | cases "
+        f"| {' | '.join(f'+{depth}' for depth in depths)} |",
+        "|---|---:|" + "---|" * len(depths),
+    ]
+    for row in rows:
+        cells = " | ".join(map(in_percent, row["intended"]))
+        lines.append(f"| {row['edit']} | {row['n']} | {cells} |")
+    return "\n".join(lines)
+
+
 def draw(result: dict[str, Any]) -> bytes:
     """A PNG: how often, and how far, the future moves with the edit, by depth."""
     from matplotlib.figure import Figure
