@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,11 @@ gym.register("ReacherTask-v0", entry_point=make)
 
 
 @pytest.mark.slow
-def test_the_whole_chain_runs_on_gymnasiums_reacher(tmp_path: Path) -> None:
+def test_the_whole_chain_runs_on_gymnasiums_reacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "MUJOCO_GL" not in os.environ:  # Gymnasium's renderer needs it where there is no display
+        monkeypatch.setenv("MUJOCO_GL", "egl")
     (tmp_path / "reacher.py").write_text(REACHER)
     result = run_pipeline(tmp_path, "reacher:ReacherTask-v0")
     assert result["ceiling"]["episodes"] == 1 and result["random"]["episodes"] == 2
