@@ -14,20 +14,17 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import mujoco
 import numpy as np
-from gymnasium import spaces
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from envs.camera import Camera, from_image, in_image
 from envs.disturbances import DISTURBANCES, restored, teleported
-from envs.task import Task
+from envs.simulator import Array, Obs, SimulatorEnv
 from envs.variations import VARIATIONS, variation_names, vary
 
-Array = NDArray[Any]
-Obs = dict[str, Any]
 CONTROL_DT = 0.1  # seconds per action: 10 Hz
 
 
-class TopDownEnv(gym.Env[Obs, Array], Task):
+class TopDownEnv(SimulatorEnv):
     """A MuJoCo task under an orthographic camera that looks straight down.
 
     Observation: ``pixels`` uint8 ``[H, W, 3]`` and ``proprio`` float32 ``[Dp]``, SI units.
@@ -47,11 +44,10 @@ class TopDownEnv(gym.Env[Obs, Array], Task):
         render_mode: ``"rgb_array"`` or None.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
     variations: ClassVar[tuple[str, ...]] = VARIATIONS
     disturbances: ClassVar[tuple[str, ...]] = ("teleport", *DISTURBANCES)
     contact_disturbances: ClassVar[tuple[str, ...]] = ("ghost", "friction")
-    action_space: spaces.Box
+    proprio_bound = 100.0
 
     def __init__(
         self,
@@ -61,35 +57,16 @@ class TopDownEnv(gym.Env[Obs, Array], Task):
         image_size: int = 112,
         render_mode: str | None = "rgb_array",
     ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode is {render_mode!r}; this environment has 'rgb_array'")
-        if not 16 <= int(image_size) <= 1024:
-            raise ValueError(f"image_size is {image_size}; choose 16 to 1024 pixels")
-        self.render_mode = render_mode
-        self.image_size = int(image_size)
+        super().__init__(low, high, image_size, render_mode)
         self.model = mujoco.MjModel.from_xml_string(xml)
         self.data = mujoco.MjData(self.model)
         self._original = copy.copy(self.model)  # without variations
         self.substeps = round(CONTROL_DT / self.model.opt.timestep)
-        self.action_space = spaces.Box(
-            np.asarray(low, np.float32), np.asarray(high, np.float32), dtype=np.float32
-        )
-        self.observation_space = spaces.Dict(
-            {
-                "pixels": spaces.Box(0, 255, (self.image_size, self.image_size, 3), np.uint8),
-                # No value comes near these bounds; Gymnasium's checker wants finite ones.
-                "proprio": spaces.Box(-100.0, 100.0, (len(self.proprio_names),), np.float32),
-            }
-        )
         self._camera: Camera | None = None
         self._touched = False
         self._goal: Array = np.zeros(len(self.state_names))
 
     # What an environment defines -----------------------------------------------------------
-
-    def set_state(self, state: Array) -> None:
-        """Put the simulator into `state` ``[Ds]`` and update all derived quantities."""
-        raise NotImplementedError
 
     def sample_state(self, rng: np.random.Generator) -> Array:
         """A random state at rest, ``[Ds]``."""
@@ -97,10 +74,6 @@ class TopDownEnv(gym.Env[Obs, Array], Task):
 
     def apply(self, action: Array) -> None:
         """Send one action ``[A]``, within the bounds, to the actuators."""
-        raise NotImplementedError
-
-    def proprio(self) -> Array:
-        """What the robot measures of itself, float32 ``[Dp]``."""
         raise NotImplementedError
 
     def contact(self) -> bool:
@@ -128,7 +101,7 @@ class TopDownEnv(gym.Env[Obs, Array], Task):
             options: ``state`` to start from and ``goal_state``, both random by default;
                 ``variation``: one or several names out of `variations`.
         """
-        super().reset(seed=seed)
+        gym.Env.reset(self, seed=seed)
         options = options or {}
         names = variation_names(options, self.variations, type(self).__name__)
         self._vary(())  # start and goal are sampled without variations
@@ -143,7 +116,7 @@ class TopDownEnv(gym.Env[Obs, Array], Task):
 
     def step(self, action: Array) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """Apply one action ``[A]`` for 0.1 s. Actions are clipped to the bounds."""
-        self._advance(action)
+        self.advance(self._clipped(action))
         info = self._info()
         return self._observe(), float(info["is_success"]), False, False, info
 
@@ -162,29 +135,6 @@ class TopDownEnv(gym.Env[Obs, Array], Task):
             self._camera = None
 
     # Task ----------------------------------------------------------------------------------
-
-    def render_state(self, state: ArrayLike) -> Array:
-        pixels: Array = self.observe_state(state)["pixels"]
-        return pixels
-
-    def observe_state(self, state: ArrayLike) -> Obs:
-        with self._preserved():
-            self.set_state(self._checked(state, "state"))
-            return self._observe()
-
-    def physics(self, state: ArrayLike, actions: Array) -> Array:
-        with self._preserved():
-            self.set_state(self._checked(state, "state"))
-            states = [self.get_state()]
-            for action in actions:
-                self._advance(action)
-                states.append(self.get_state())
-        return np.stack(states)
-
-    def hold(self, obs: Any) -> Array:
-        box = self.action_space
-        zero: Array = np.zeros(box.shape, box.dtype).clip(box.low, box.high)
-        return zero
 
     def disturb(self, name: str, rng: np.random.Generator) -> None:
         """``teleport``: the object moves by at least a tenth of the image. The others are in
@@ -218,7 +168,7 @@ class TopDownEnv(gym.Env[Obs, Array], Task):
         return self.sample_state(self.np_random), self.sample_state(self.np_random)
 
     @contextlib.contextmanager
-    def _preserved(self) -> Iterator[None]:
+    def preserved(self) -> Iterator[None]:
         """Restore the simulator to the bit at the end; ``state`` is only a part of it."""
         state, touched = self.get_state(), self._touched
         everything = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -232,24 +182,12 @@ class TopDownEnv(gym.Env[Obs, Array], Task):
             mujoco.mj_forward(self.model, self.data)
             self._touched = touched
 
-    def _advance(self, action: Array) -> None:
-        self.apply(self._clipped(action))
+    def advance(self, action: Array) -> None:
+        self.apply(action)
         self._touched = False
         for _ in range(5):  # contact is intermittent, so it is checked several times a step
             mujoco.mj_step(self.model, self.data, nstep=self.substeps // 5)
             self._touched |= self.contact()
-
-    def _clipped(self, action: Array) -> Array:
-        """`action` clipped to the bounds."""
-        action = np.asarray(action, np.float64)
-        box = self.action_space
-        if action.shape != box.shape or not np.isfinite(action).all():
-            raise ValueError(f"action is {action}; expected {box.shape[0]} finite numbers")
-        clipped: Array = np.clip(action, box.low, box.high)
-        return clipped
-
-    def _observe(self) -> Obs:
-        return {"pixels": self.render(), "proprio": self.proprio().astype(np.float32)}
 
     def _info(self) -> dict[str, Any]:
         state = self.get_state()
@@ -259,12 +197,3 @@ class TopDownEnv(gym.Env[Obs, Array], Task):
             "is_success": bool(self.success(state, self._goal)),
             "contact": self._touched,
         }
-
-    def _checked(self, state: ArrayLike, name: str) -> Array:
-        array = np.asarray(state, np.float64)
-        if array.shape != (len(self.state_names),) or not np.isfinite(array).all():
-            raise ValueError(
-                f"{name} has shape {array.shape}; {type(self).__name__} expects "
-                f"{len(self.state_names)} finite numbers: {', '.join(self.state_names)}"
-            )
-        return array

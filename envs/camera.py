@@ -21,20 +21,23 @@ Array = NDArray[Any]
 
 
 class Camera:
-    """Renders a model off screen through its camera ``top``.
+    """Renders a model off screen.
 
     `mujoco.Renderer` uses the OpenGL library that was chosen when mujoco was first imported, which
     may need a display. This class chooses a library that needs none.
 
     Args:
-        model: has a fixed camera named ``top``.
+        model: a MuJoCo model.
         size: height and width of the image, pixels.
+        view: where it is rendered from; default: the model's fixed camera ``top``.
 
     Raises:
         RuntimeError: OpenGL cannot render here; names the packages to install.
     """
 
-    def __init__(self, model: mujoco.MjModel, size: int) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, size: int, view: mujoco.MjvCamera | None = None
+    ) -> None:
         # Mesa renders on the CPU with its own threads. Threads do not survive a fork, which hangs
         # Gymnasium's asynchronous vector environments; small images gain nothing from them.
         os.environ.setdefault("LP_NUM_THREADS", "0")
@@ -59,9 +62,7 @@ class Camera:
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self.scene.flags[flag] = 0
         self.option = mujoco.MjvOption()
-        self.view = mujoco.MjvCamera()
-        self.view.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self.view.fixedcamid = model.camera("top").id
+        self.view = _fixed_camera(model, "top") if view is None else view
         self.frame = mujoco.MjrRect(0, 0, size, size)
         self.pixels = np.empty((size, size, 3), np.uint8)
 
@@ -81,6 +82,37 @@ class Camera:
         self.context.make_current()
         self.opengl.free()
         self.context.free()
+
+
+def free_camera(
+    model: mujoco.MjModel,
+    data: mujoco.MjData,
+    lookat: ArrayLike | None = None,
+    distance: float | None = None,
+    azimuth: float = 90.0,
+    elevation: float = -45.0,
+) -> mujoco.MjvCamera:
+    """A camera that looks at a point. The defaults are those of Gymnasium's MuJoCo environments.
+
+    Args:
+        model, data: what it looks at.
+        lookat: the point ``[3]``, metres; default: the median of all geoms.
+        distance: from the point, metres; default: the extent of the model.
+        azimuth, elevation: its direction, degrees. Elevation -90 looks straight down.
+    """
+    camera = mujoco.MjvCamera()
+    camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+    camera.lookat[:] = np.median(data.geom_xpos, 0) if lookat is None else lookat
+    camera.distance = model.stat.extent if distance is None else distance
+    camera.azimuth, camera.elevation = azimuth, elevation
+    return camera
+
+
+def _fixed_camera(model: mujoco.MjModel, name: str) -> mujoco.MjvCamera:
+    camera = mujoco.MjvCamera()
+    camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+    camera.fixedcamid = model.camera(name).id
+    return camera
 
 
 def in_image(model: mujoco.MjModel, points: ArrayLike) -> Array:

@@ -182,9 +182,9 @@ class GranularChipsEnv(TopDownEnv):
         self._simulate(0.1)
         self._rest()
 
-    def _advance(self, action: Array) -> None:
+    def advance(self, action: Array) -> None:
         self._touched = False
-        self.apply(self._clipped(action))
+        self.apply(action)
 
     def _simulate(self, seconds: float) -> None:
         for _ in range(max(1, round(seconds / self.model.opt.timestep / 5))):

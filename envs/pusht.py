@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 
 from envs.base import Array, TopDownEnv
-from envs.task import Policy, Scene
+from envs.task import Policy, Scene, Task
 
 WORKSPACE = 0.512  # metres: one millimetre per pixel of the 512-pixel original
 PUSHER_RADIUS = 0.015
@@ -70,15 +70,55 @@ XML = f"""
 """
 
 
-class PushTEnv(TopDownEnv):
-    """Push the T to where the goal image shows it.
+class PushTask(Task):
+    """What counts as success. A state begins with pusher x, y, block x, y, angle (metres, radians).
+
+    Success, after Chi et al. 2023 as DINO-WM measures it: pusher and block within 20/512 of the
+    workspace width together (4-D norm) and the block's angle within 20 degrees.
+    """
+
+    def success(self, state: Array, goal: Array) -> bool:
+        distance = np.linalg.norm(state[:4] - goal[:4])
+        return bool(
+            distance < POSITION_TOLERANCE and self.angle_error(state, goal) < ANGLE_TOLERANCE
+        )
+
+    def block_success(self, state: Array, goal: Array) -> bool:
+        """Success of the block alone, wherever the pusher is."""
+        distance = np.linalg.norm(state[2:4] - goal[2:4])
+        return bool(
+            distance < POSITION_TOLERANCE and self.angle_error(state, goal) < ANGLE_TOLERANCE
+        )
+
+    @staticmethod
+    def angle_error(state: Array, goal: Array) -> float:
+        """Absolute difference of the block's angles, radians in [0, pi]."""
+        return float(abs((state[4] - goal[4] + np.pi) % (2 * np.pi) - np.pi))
+
+    def distance(self, states: Array, goal: Array) -> Array:
+        position = np.linalg.norm(states[..., :4] - goal[:4], axis=-1) / POSITION_TOLERANCE
+        angle = (states[..., 4] - goal[4] + np.pi) % (2 * np.pi) - np.pi
+        squared: Array = position**2 + (angle / ANGLE_TOLERANCE) ** 2
+        return squared
+
+    def errors(self, state: Array, goal: Array) -> dict[str, float]:
+        return {
+            "pusher, mm": 1e3 * float(np.linalg.norm(state[:2] - goal[:2])),
+            "block, mm": 1e3 * float(np.linalg.norm(state[2:4] - goal[2:4])),
+            "angle, degrees": float(np.rad2deg(self.angle_error(state, goal))),
+        }
+
+    def metrics(self, path: Array, goal: Array) -> dict[str, bool | float]:
+        solved = [self.block_success(state, goal) for state in path[1:]]
+        return {"block_success_any": any(solved), "block_success_final": solved[-1]}
+
+
+class PushTEnv(PushTask, TopDownEnv):
+    """Push the T to where the goal image shows it; success as in `PushTask`.
 
     ``state``: pusher x, y, block x, y, angle, pusher vx, vy, block vx, vy, omega (metres, radians,
     seconds). ``proprio``: pusher x, y, vx, vy. ``action``: displacement of the pusher's target from
     its measured position, metres, within +-0.02 along each axis, at 10 Hz.
-
-    Success, after Chi et al. 2023 as DINO-WM measures it: pusher and block within 20/512 of the
-    workspace width together (4-D norm) and the block's angle within 20 degrees.
     """
 
     state_names = (
@@ -134,41 +174,6 @@ class PushTEnv(TopDownEnv):
             pusher = rng.uniform(0.03, WORKSPACE - 0.03, 2)
             if np.linalg.norm(pusher - block[:2]) > 0.11:
                 return np.concatenate([pusher, block, np.zeros(5)])
-
-    def success(self, state: Array, goal: Array) -> bool:
-        distance = np.linalg.norm(state[:4] - goal[:4])
-        return bool(
-            distance < POSITION_TOLERANCE and self.angle_error(state, goal) < ANGLE_TOLERANCE
-        )
-
-    def block_success(self, state: Array, goal: Array) -> bool:
-        """Success of the block alone, wherever the pusher is."""
-        distance = np.linalg.norm(state[2:4] - goal[2:4])
-        return bool(
-            distance < POSITION_TOLERANCE and self.angle_error(state, goal) < ANGLE_TOLERANCE
-        )
-
-    @staticmethod
-    def angle_error(state: Array, goal: Array) -> float:
-        """Absolute difference of the block's angles, radians in [0, pi]."""
-        return float(abs((state[4] - goal[4] + np.pi) % (2 * np.pi) - np.pi))
-
-    def distance(self, states: Array, goal: Array) -> Array:
-        position = np.linalg.norm(states[..., :4] - goal[:4], axis=-1) / POSITION_TOLERANCE
-        angle = (states[..., 4] - goal[4] + np.pi) % (2 * np.pi) - np.pi
-        squared: Array = position**2 + (angle / ANGLE_TOLERANCE) ** 2
-        return squared
-
-    def errors(self, state: Array, goal: Array) -> dict[str, float]:
-        return {
-            "pusher, mm": 1e3 * float(np.linalg.norm(state[:2] - goal[:2])),
-            "block, mm": 1e3 * float(np.linalg.norm(state[2:4] - goal[2:4])),
-            "angle, degrees": float(np.rad2deg(self.angle_error(state, goal))),
-        }
-
-    def metrics(self, path: Array, goal: Array) -> dict[str, bool | float]:
-        solved = [self.block_success(state, goal) for state in path[1:]]
-        return {"block_success_any": any(solved), "block_success_final": solved[-1]}
 
     def explore(self, policy: str, rng: np.random.Generator) -> Policy:
         return PushExplorer(
