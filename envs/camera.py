@@ -86,7 +86,6 @@ class Camera:
 
 def free_camera(
     model: mujoco.MjModel,
-    data: mujoco.MjData,
     lookat: ArrayLike | None = None,
     distance: float | None = None,
     azimuth: float = 90.0,
@@ -95,14 +94,16 @@ def free_camera(
     """A camera that looks at a point. The defaults are those of Gymnasium's MuJoCo environments.
 
     Args:
-        model, data: what it looks at.
-        lookat: the point ``[3]``, metres; default: the median of all geoms.
+        model: what it looks at.
+        lookat: the point ``[3]``, metres; default: the median of all geoms at rest.
         distance: from the point, metres; default: the extent of the model.
         azimuth, elevation: its direction, degrees. Elevation -90 looks straight down.
     """
+    rest = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, rest)
     camera = mujoco.MjvCamera()
     camera.type = mujoco.mjtCamera.mjCAMERA_FREE
-    camera.lookat[:] = np.median(data.geom_xpos, 0) if lookat is None else lookat
+    camera.lookat[:] = np.median(rest.geom_xpos, 0) if lookat is None else lookat
     camera.distance = model.stat.extent if distance is None else distance
     camera.azimuth, camera.elevation = azimuth, elevation
     return camera

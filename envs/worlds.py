@@ -102,7 +102,7 @@ class MujocoWorld(GymnasiumWorld):
 
     def render(self) -> Array:
         if self._camera is None:
-            view = free_camera(self.model, self.data, **self.camera)
+            view = free_camera(self.model, **self.camera)
             self._camera = Camera(self.model, self.image_size, view)
         mujoco.mj_kinematics(self.model, self.data)
         return self._camera.render(self.data)
