@@ -143,6 +143,10 @@ class SimulatorEnv(gym.Env[Obs, Array], Task):
                 states.append(self.get_state())
         return np.stack(states)
 
+    def success(self, state: Array, goal: Array) -> bool:
+        """Whether the `distance` is below 1."""
+        return bool(self.distance(state, goal) < 1)
+
     def sample_task(self, env_seed: int, goal_offset: int) -> tuple[Array, Array]:
         """Where `goal_offset_matters`, see `Task`. Else the states of two resets: every goal can be
         reached from every start."""

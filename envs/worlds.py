@@ -140,9 +140,6 @@ class MujocoWorld(GymnasiumWorld):
         mujoco.mj_comPos(self.model, self._scratch)
         return self._scratch
 
-    def success(self, state: Array, goal: Array) -> bool:
-        return bool(self.distance(state, goal) < 1)
-
     def distance(self, states: Array, goal: Array) -> Array:
         offset = (self.places(states) - self.places(goal)) / self.tolerance
         squared: Array = np.square(offset).sum(-1)
