@@ -6,7 +6,13 @@ import numpy as np
 from envs.random_walk import RandomWalk
 from envs.simulator import SimulatorEnv
 
-WIDTH, EDGE, WALL, GAP, DOOR = 64, 4, 32, 3, (34, 50)  # the dot stays GAP from the wall, at x = WALL
+WIDTH, EDGE, WALL, GAP, DOOR = (
+    64,
+    4,
+    32,
+    3,
+    (34, 50),
+)  # the dot stays GAP from the wall, at x = WALL
 
 
 class TwoRooms(SimulatorEnv):
