@@ -6,13 +6,8 @@ import numpy as np
 from envs.random_walk import RandomWalk
 from envs.simulator import SimulatorEnv
 
-WIDTH, EDGE, WALL, GAP, DOOR = (
-    64,
-    4,
-    32,
-    3,
-    (34, 50),
-)  # the dot stays GAP from the wall, at x = WALL
+LOW, LEFT, RIGHT, HIGH = 4, 29, 35, 60  # of the dot's centre; LEFT and RIGHT touch the wall
+DOOR = 34, 50
 
 
 class TwoRooms(SimulatorEnv):
@@ -23,8 +18,8 @@ class TwoRooms(SimulatorEnv):
         super().__init__([-4, -4], [4, 4], image_size, render_mode)
 
     def begin(self, seed):
-        place = self.np_random.uniform(EDGE, [WALL - GAP, WIDTH - EDGE])
-        self.set_state(place + self.np_random.integers(2) * np.array([WALL + GAP - EDGE, 0]))
+        x, y = self.np_random.uniform(LOW, [LEFT, HIGH])
+        self.set_state([x if self.np_random.uniform() < 0.5 else 64 - x, y])
 
     def get_state(self):
         return np.array(self.state, float)
@@ -33,15 +28,15 @@ class TwoRooms(SimulatorEnv):
         self.state = state
 
     def advance(self, action):
-        x, y = np.clip(self.state + action, EDGE, WIDTH - EDGE)
-        if abs(x - WALL) < GAP and not DOOR[0] <= self.state[1] <= DOOR[1]:
-            x = WALL + np.sign(self.state[0] - WALL) * GAP
-        self.state = np.array([x, np.clip(y, *DOOR) if abs(x - WALL) < GAP else y])
+        x, y = np.clip(self.state + action, LOW, HIGH)
+        if LEFT < x < RIGHT and not DOOR[0] <= self.state[1] <= DOOR[1]:
+            x = LEFT if self.state[0] < 32 else RIGHT
+        self.state = [x, np.clip(y, *DOOR) if LEFT < x < RIGHT else y]
 
     def render(self):
-        y, x = (np.mgrid[: self.image_size, : self.image_size] + 0.5) * WIDTH / self.image_size
+        y, x = (np.mgrid[: self.image_size, : self.image_size] + 0.5) * 64 / self.image_size
         image = np.full((*x.shape, 3), 240.0)
-        image[(abs(x - WALL) < 1) & (abs(y - np.mean(DOOR)) > 10)] = 60
+        image[(abs(x - 32) < 1) & (abs(y - 42) > 10)] = 60
         dot = np.clip(2.5 - np.hypot(x - self.state[0], y - self.state[1]), 0, 1)[..., None]
         return (image + dot * ([220, 60, 40] - image)).astype(np.uint8)
 
@@ -50,7 +45,7 @@ class TwoRooms(SimulatorEnv):
 
     def sample_task(self, env_seed, goal_offset):
         start, (x, y) = super().sample_task(env_seed, goal_offset)
-        return start, np.array([WIDTH - x if (x < WALL) == (start[0] < WALL) else x, y])
+        return start, np.array([64 - x if (x < 32) == (start[0] < 32) else x, y])
 
     def explore(self, policy, rng):
         return RandomWalk(rng, self.action_space, persistence=8)
