@@ -30,7 +30,7 @@ class TopDownEnv(SimulatorEnv):
     Observation: ``pixels`` uint8 ``[H, W, 3]`` and ``proprio`` float32 ``[Dp]``, SI units.
     ``info`` has the same keys after ``reset`` and ``step``: ``state`` float64 ``[Ds]``,
     ``goal_state`` float64 ``[Ds]``, ``is_success``, ``contact``. The reward is 1 on success and 0
-    otherwise; episodes end by truncation only.
+    otherwise; episodes end by truncation only. An action lasts 0.1 s.
 
     ``reset(options={"state": ..., "goal_state": ...})`` restores either exactly.
     ``reset(options={"variation": ["background", "light"]})`` changes the look of the world or its
@@ -48,6 +48,7 @@ class TopDownEnv(SimulatorEnv):
     disturbances: ClassVar[tuple[str, ...]] = ("teleport", *DISTURBANCES)
     contact_disturbances: ClassVar[tuple[str, ...]] = ("ghost", "friction")
     proprio_bound = 100.0
+    _goal: Array
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class TopDownEnv(SimulatorEnv):
         self.substeps = round(CONTROL_DT / self.model.opt.timestep)
         self._camera: Camera | None = None
         self._touched = False
-        self._goal: Array = np.zeros(len(self.state_names))
+        self._goal = np.zeros(len(self.state_names))
 
     # What an environment defines -----------------------------------------------------------
 
@@ -113,12 +114,6 @@ class TopDownEnv(SimulatorEnv):
         self._vary(names)
         self.set_state(self._checked(options.get("state", state), "state"))
         return self._observe(), self._info()
-
-    def step(self, action: Array) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
-        """Apply one action ``[A]`` for 0.1 s. Actions are clipped to the bounds."""
-        self.advance(self._clipped(action))
-        info = self._info()
-        return self._observe(), float(info["is_success"]), False, False, info
 
     def render(self) -> Array:
         """The camera image, uint8 ``[H, W, 3]``."""
@@ -190,10 +185,4 @@ class TopDownEnv(SimulatorEnv):
             self._touched |= self.contact()
 
     def _info(self) -> dict[str, Any]:
-        state = self.get_state()
-        return {
-            "state": state,
-            "goal_state": self._goal.copy(),
-            "is_success": bool(self.success(state, self._goal)),
-            "contact": self._touched,
-        }
+        return {**super()._info(), "contact": self._touched}

@@ -17,6 +17,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from envs.task import Task
+from envs.variations import variation_names
 
 Array = NDArray[Any]
 Obs = dict[str, Any]
@@ -24,8 +25,10 @@ Obs = dict[str, Any]
 
 class SimulatorEnv(gym.Env[Obs, Array], Task):
     """Observation: ``pixels`` uint8 ``[S, S, 3]`` and ``proprio`` float32 ``[Dp]``. ``info`` has
-    ``state`` float64 ``[Ds]``. There is no reward, and nothing ends an episode: goals are what a
-    `Task` samples. ``reset(options={"state": ...})`` starts from a state.
+    ``state`` float64 ``[Ds]``. Nothing ends an episode.
+
+    ``reset(options={"state": ...})`` starts from a state. With ``"goal_state"``, ``info`` has
+    ``goal_state`` and ``is_success`` as well, and the reward is 1 on success; else it is 0.
 
     Args:
         low, high: bounds of actions ``[A]``.
@@ -52,6 +55,7 @@ class SimulatorEnv(gym.Env[Obs, Array], Task):
         self.action_space = spaces.Box(
             np.asarray(low, np.float32), np.asarray(high, np.float32), dtype=np.float32
         )
+        self._goal: Array | None = None
         far = self.proprio_bound
         self.observation_space = spaces.Dict(
             {
@@ -108,20 +112,22 @@ class SimulatorEnv(gym.Env[Obs, Array], Task):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Obs, dict[str, Any]]:
-        """Start an episode, at ``options["state"]`` ``[Ds]`` if that is given."""
+        """Start an episode; `options` may hold ``state`` and ``goal_state``, both ``[Ds]``."""
         super().reset(seed=seed)
         options = options or {}
-        if unknown := [name for name in options if name != "state" and options[name]]:
-            raise ValueError(f"{type(self).__name__} has no reset option {unknown[0]!r}: use state")
+        variation_names(options, self.variations, type(self).__name__)  # refuses what is unknown
         self.begin(seed)
         if "state" in options:
             self.set_state(self._checked(options["state"], "state"))
+        goal = options.get("goal_state")
+        self._goal = None if goal is None else self._checked(goal, "goal_state")
         return self._observe(), self._info()
 
     def step(self, action: Array) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         """Apply one action ``[A]``, clipped to the bounds."""
         self.advance(self._clipped(action))
-        return self._observe(), 0.0, False, False, self._info()
+        info = self._info()
+        return self._observe(), float(info.get("is_success", 0.0)), False, False, info
 
     # Task ----------------------------------------------------------------------------------
 
@@ -178,7 +184,11 @@ class SimulatorEnv(gym.Env[Obs, Array], Task):
         return {"pixels": self.render(), "proprio": self.proprio().astype(np.float32)}
 
     def _info(self) -> dict[str, Any]:
-        return {"state": self.get_state()}
+        state = self.get_state()
+        if self._goal is None:
+            return {"state": state}
+        success = bool(self.success(state, self._goal))
+        return {"state": state, "goal_state": self._goal.copy(), "is_success": success}
 
     def _checked(self, state: ArrayLike, name: str) -> Array:
         array = np.asarray(state, np.float64)

@@ -125,9 +125,23 @@ def test_proprio_is_named(world: gym.Env[Any, Any]) -> None:
     task.proprio_names = names
 
 
-def test_an_unknown_reset_option_is_refused(world: gym.Env[Any, Any]) -> None:
-    with pytest.raises(ValueError, match="no reset option 'variation'"):
+def test_unknown_reset_options_are_refused(world: gym.Env[Any, Any]) -> None:
+    with pytest.raises(ValueError, match="has no variation 'light'"):
         world.reset(options={"variation": ["light"]})
+    with pytest.raises(ValueError, match="unknown reset options.*sate"):
+        world.reset(options={"sate": 1})
+    with pytest.raises(ValueError, match="finite numbers"):
+        world.reset(options={"goal_state": [0.0]})
+
+
+def test_an_episode_may_have_a_goal(world: gym.Env[Any, Any]) -> None:
+    task = sample_tasks(world, 1, 2, 25)[0]
+    goal = {"goal_state": task.goal_state}
+    info = world.reset(options={"state": task.start_state, **goal})[1]
+    assert not info["is_success"]
+    info = world.reset(options={"state": task.goal_state, **goal})[1]
+    assert info["is_success"] and np.array_equal(info["goal_state"], task.goal_state)
+    assert "is_success" not in world.reset()[1]
 
 
 # ----------------------------------------------------------------------------------- some worlds
