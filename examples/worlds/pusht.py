@@ -1,17 +1,28 @@
 """Push-T of gym-pusht (Chi et al. 2023). State and proprio are in metres, each 1000 of its pixels;
-an action is the place, in pixels, that the agent is drawn to. Success as in DINO-WM."""
+an action is the offset, in pixels, from the agent to the place that it is drawn to, as in DINO-WM.
+So is success."""
 
 import numpy as np
 import pygame
+from gymnasium import spaces
 
 from envs.pusht import PushExplorer, PushTask
 from envs.worlds import GymnasiumWorld
+
+REACH = 40  # pixels
 
 
 class PushT(PushTask, GymnasiumWorld):
     world_id = "gym_pusht:gym_pusht/PushT-v0"
     proprio_names = ("agent_x", "agent_y")
     state_names = (*proprio_names, "block_x", "block_y", "block_angle", "agent_vx", "agent_vy")
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.action_space = spaces.Box(-REACH, REACH, (2,), np.float32)
+
+    def advance(self, action):
+        super().advance(np.clip(self.world.agent.position + action, 0, 512))
 
     def get_state(self):
         agent, block = self.world.agent, self.world.block
@@ -32,9 +43,6 @@ class PushT(PushTask, GymnasiumWorld):
         small = pygame.transform.smoothscale(self.world._draw(), (self.image_size,) * 2)
         return pygame.surfarray.array3d(small).swapaxes(0, 1)
 
-    def hold(self, obs):
-        return 1e3 * obs["proprio"]
-
     def explore(self, policy, rng):
         push = PushExplorer(rng, max_step=0.02)
-        return lambda obs, info: 1e3 * (info["state"][:2] + 2 * push(obs, info))
+        return lambda obs, info: 2e3 * push(obs, info)

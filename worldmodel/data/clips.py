@@ -89,13 +89,19 @@ class ClipSampler:
         return train, held
 
     def draw(
-        self, episodes: EpisodeIndex, count: int, frames: int, rng: np.random.Generator
+        self,
+        episodes: EpisodeIndex,
+        count: int,
+        frames: int,
+        rng: np.random.Generator,
+        before: int | None = None,
     ) -> Clips:
         """`count` random clips of `frames` frames, with replacement. A clip may begin before its
-        episode or end after it. There the first or the last frame is repeated, under the hold
-        action, as at the start of an episode that is planned."""
+        episode, by up to `before` frames (default: all but two), or end after a shorter one. There
+        the first or the last frame is repeated, under the hold action, as at the start of an
+        episode that is planned."""
         chosen = rng.choice(len(episodes), count)
-        earliest = -self.frameskip * (frames - 2)
+        earliest = -self.frameskip * (frames - 2 if before is None else before)
         last = episodes.length[chosen] - self.frameskip * (frames - 1)
         start = rng.integers(earliest, np.maximum(earliest + 1, last + 1))
         return self._clips(EpisodeIndex(*(column[chosen] for column in episodes)), start, frames)

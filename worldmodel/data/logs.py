@@ -98,6 +98,17 @@ class Logs:
             torch.from_numpy(np.stack(pixels)).to(self.device),
         )
 
+    def random_pairs(self, count: int) -> tuple[Tensor, Tensor]:
+        """Tokens ``[count, N, C]`` twice: of two random frames of the same episode."""
+        rng = np.random.default_rng(self.seed)
+        tokens = []
+        for number in rng.choice(len(self.episodes), count):
+            source, first, length = (column[number] for column in self.episodes)
+            at = first + rng.integers(length + 1, size=2)
+            tokens.append(self.tokens[source][at])
+        pairs = torch.from_numpy(np.stack(tokens)).to(self.device).float()
+        return pairs[:, 0], pairs[:, 1]
+
     def spaced_frames(self, about: int) -> FrameSample:
         """Evenly spaced frames, approximately `about`."""
         return FrameSample(self, *spaced_frames(self.episodes, about))

@@ -24,9 +24,11 @@ class ModelConfig:
         heads: attention heads of the transformer.
         context: frames the predictor sees, K.
         frameskip: primitive actions per model step, F.
-        representation: how patch tokens become latents: "mlp", trained together with the predictor;
+        representation: how patch tokens become latents: "patch_adapter", trained with the predictor;
             "principal_components" or "patch_pictures", which have one latent token for each patch;
             or "planar_pose", which has one latent token of dim 6.
+        metric: numbers of the embedding whose distances are times; 0: the representation's own
+            distance.
         activation: of the predictors "mlp" and "relative". ReLU is much faster on a CPU.
     """
 
@@ -39,7 +41,8 @@ class ModelConfig:
     heads: int = 4
     context: int = 3
     frameskip: int = 5
-    representation: str = "mlp"
+    representation: str = "patch_adapter"
+    metric: int = 0
     activation: Literal["gelu", "relu"] = "gelu"
 
     def __post_init__(self) -> None:

@@ -66,7 +66,7 @@ class Registry(Generic[T]):
 REPRESENTATIONS: Registry[Representation] = Registry(
     "representation",
     {
-        "mlp": "worldmodel.models.representations",
+        "patch_adapter": "worldmodel.models.patch_adapter",
         "principal_components": "worldmodel.models.principal_components",
         "patch_pictures": "worldmodel.models.patch_pictures",
         "planar_pose": "worldmodel.models.planar_pose",

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from worldmodel.models.config import DataSpec, ModelConfig
 from worldmodel.models.image_decoder import ImageDecoder, PatchDecoder
-from worldmodel.models.registry import REPRESENTATIONS
 
 if TYPE_CHECKING:
     from worldmodel.data.logs import Logs
@@ -41,6 +40,15 @@ class Representation(nn.Module):
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Latents ``[..., P, D]`` of patch tokens ``[..., N, C]``."""
+        return self.adapt(self.reduce(tokens))
+
+    def reduce(self, tokens: Tensor) -> Tensor:
+        """The part of `encode` that `fit` sets: smaller tokens ``[..., N, R]``. Training computes
+        them once for all frames."""
+        return tokens
+
+    def adapt(self, reduced: Tensor) -> Tensor:
+        """The part of `encode` that is trained: latents ``[..., P, D]`` of `reduce`'s tokens."""
         raise NotImplementedError
 
     def distance(self, z: Tensor, other: Tensor) -> Tensor:
@@ -50,25 +58,3 @@ class Representation(nn.Module):
     def decoder(self, side: int) -> ImageDecoder:
         """An untrained decoder of latents to square images of `side` pixels."""
         return PatchDecoder(self.config.tokens, self.config.dim, side)
-
-
-@REPRESENTATIONS.register("mlp")
-class MLPProjector(Representation):
-    """An MLP over all patches. One linear map reduces each token; then all are mixed, so a latent
-    may depend on the whole image."""
-
-    def __init__(self, config: ModelConfig, spec: DataSpec, narrow: int = 32, hidden: int = 1024):
-        super().__init__(config, spec)
-        self.narrow = nn.Linear(spec.token_dim, narrow)
-        self.mix = nn.Sequential(
-            nn.LayerNorm(spec.num_tokens * narrow),
-            nn.Linear(spec.num_tokens * narrow, hidden),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(hidden, hidden // 2),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(hidden // 2, config.tokens * config.dim),
-        )
-
-    def encode(self, tokens: Tensor) -> Tensor:
-        shape = (self.config.tokens, self.config.dim)
-        return self.mix(self.narrow(tokens).flatten(-2)).unflatten(-1, shape).float()

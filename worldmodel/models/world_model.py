@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from worldmodel.models.config import DataSpec, ModelConfig
 from worldmodel.models.registry import PREDICTORS, REPRESENTATIONS
+from worldmodel.models.temporal_metric import TemporalMetric
 
 NEAR = 0.05  # of the mean squared distance between random frames
 
@@ -45,6 +46,7 @@ class WorldModel(nn.Module):
         self.representation = REPRESENTATIONS[config.representation](config, spec)
         self.predictor = PREDICTORS[config.predictor](config, spec)
         size, width, proprio = config.tokens * config.dim, config.width, len(spec.proprio_mean)
+        self.metric = TemporalMetric(config) if config.metric else None
         # Reads proprioception off one frame, so that a goal image gives the robot's goal too.
         self.proprio_head = nn.Sequential(
             nn.Linear(size, width), nn.GELU(approximate="tanh"), nn.Linear(width, proprio)
@@ -59,7 +61,10 @@ class WorldModel(nn.Module):
         return self.representation.encode(tokens)
 
     def distance(self, z: Tensor, other: Tensor) -> Tensor:
-        """Squared distance ``[...]`` of latents ``[..., P, D]``; the representation defines it."""
+        """Squared distance ``[...]`` of latents ``[..., P, D]``: the representation's, or that of the
+        temporal metric."""
+        if self.metric is not None:
+            return self.metric(z, other).square()
         return self.representation.distance(z, other)
 
     def read_proprio(self, z: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ def resized_model(info: CheckpointInfo, size: dict[str, int]) -> WorldModel:
             info.model,
             tokens=size["tokens"],
             predictor="transformer",
-            representation="mlp",
+            representation="patch_adapter",
             width=192,
         )
     else:

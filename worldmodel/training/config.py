@@ -34,21 +34,23 @@ class LossConfig:
 
     Attributes:
         rollout: model steps predicted in training.
+        contrast: temporal contrast, which makes latent distances grow with time.
+        forward: prediction error of a small forward model, which makes latents predictable.
+        metric: error of the temporal metric, where the model has one.
         proprio: prediction error of proprioception.
         read_proprio: error of proprioception read off one frame's latents.
         reconstruct: error of the encoder's tokens, reconstructed from the latents.
         inverse: error of the actions, inferred from the latents before and after them.
-        variance: VICReg's variance term, which keeps the spread of every latent at 1.
-        covariance: VICReg's covariance term, which decorrelates latents.
     """
 
     rollout: int = 2
+    contrast: float = 1.0
+    forward: float = 5.0
+    metric: float = 1.0
     proprio: float = 0.5
     read_proprio: float = 0.5
     reconstruct: float = 1.0
     inverse: float = 0.2
-    variance: float = 1.0
-    covariance: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class TrainConfig:
             representation that is fitted beforehand is fixed from the first step.
         pose_steps: optimiser steps that fit a planar pose beforehand.
         batch: clips per step.
+        clip: frames of a clip while the representation is trained.
+        clips: clips per step while the representation is trained.
         horizon: default planning horizon in model steps, stored in the checkpoint.
         samples: default candidates per planning iteration, stored likewise.
         iterations: default planning iterations, stored likewise.
@@ -96,6 +100,8 @@ class TrainConfig:
     joint: float = 0.3
     pose_steps: int = 4000
     batch: int = 256
+    clip: int = 12
+    clips: int = 64
     horizon: int = 5
     samples: int = 300
     iterations: int = 10

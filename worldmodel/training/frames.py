@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -27,25 +27,28 @@ class Batch(NamedTuple):
     """Clips of J frames on the training device.
 
     Attributes:
-        frames: the encoder's tokens ``[B, J, N, C]`` or latents ``[B, J, P, D]``, float16.
+        frames: reduced tokens ``[B, J, N, R]`` or latents ``[B, J, P, D]``, float16.
         proprio: ``[B, J, Dp]``.
         actions: ``[B, J-1, F*A]``.
+        index: a number for each frame, int64 ``[B, J]``; equal numbers are the same frame.
     """
 
     frames: Tensor
     proprio: Tensor
     actions: Tensor
+    index: Tensor
 
 
 class TrainingFrames:
-    """Draws clips of frames: first with the encoder's tokens, later with fixed latents.
+    """Draws clips of frames: first with reduced tokens, later with fixed latents.
 
     Attributes:
         datasets: all datasets.
         tokens: of each dataset, the encoder's tokens ``[frames, N, C]``.
-        sampler: draws clips; tokens are drawn from the leading datasets only.
+        sampler: draws clips; reduced tokens are drawn from the leading datasets only.
         train: episodes to train on.
         held_out: episodes for validation.
+        reduced: whether frames are reduced tokens.
         fixed: whether frames are latents.
     """
 
@@ -61,7 +64,8 @@ class TrainingFrames:
         """`leading`: number of datasets that the representation is learnt from."""
         self.datasets, self.tokens = datasets, tokens
         self.frameskip, self.share, self.device = frameskip, held_out, device
-        self.fixed = False
+        self.leading = leading
+        self.reduced = self.fixed = False
         self._sample_from(datasets[:leading], tokens[:leading])
 
     def _sample_from(self, datasets: list[Dataset], features: list[Array]) -> None:
@@ -69,19 +73,32 @@ class TrainingFrames:
         self.sampler = ClipSampler(datasets, self.frameskip)
         self.train, self.held_out = self.sampler.split(self.share)
 
-    def use_latents(self, latents: list[Array]) -> None:
-        """From now on, frames of all datasets are drawn, as their `latents` ``[frames, P, D]``."""
-        self._sample_from(self.datasets, latents)
-        self.fixed = True
+    def use_reduced(self, reduce: Callable[[Array], Array]) -> None:
+        """From now on, frames of the leading datasets are drawn as ``reduce(tokens)``."""
+        leading = slice(self.leading)
+        self._sample_from(self.datasets[leading], [reduce(t) for t in self.tokens[leading]])
+        self.reduced = True
+
+    def use_latents(self, encode: Callable[[Array], Array]) -> None:
+        """From now on, frames of all datasets are drawn as their latents, ``encode(tokens)``."""
+        self._sample_from(self.datasets, [encode(tokens) for tokens in self.tokens])
+        self.reduced, self.fixed = False, True
 
     def draw(
-        self, count: int, length: int, rng: np.random.Generator, held_out: bool = False
+        self,
+        count: int,
+        length: int,
+        rng: np.random.Generator,
+        held_out: bool = False,
+        before: int | None = None,
     ) -> Batch:
-        """`count` random clips of `length` frames."""
+        """`count` random clips of `length` frames; `before` as in `ClipSampler.draw`."""
         episodes = self.held_out if held_out else self.train
-        clips = self.sampler.draw(episodes, count, length, rng)
+        clips = self.sampler.draw(episodes, count, length, rng, before)
         frames = gather(clips, self.features)
-        return Batch(*(part.to(self.device) for part in (frames, clips.proprio, clips.actions)))
+        index = torch.from_numpy(clips.frames + (clips.source[:, None] << 40))
+        parts = (frames, clips.proprio, clips.actions, index)
+        return Batch(*(part.to(self.device) for part in parts))
 
     def spec(self, encoder: Encoder) -> DataSpec:
         """Sizes and statistics of the world model's inputs."""
@@ -115,10 +132,8 @@ def _with_hold(dataset: Dataset, hold: str) -> Dataset:
     return replace(dataset, hold=parse_hold(hold, dataset.action_low, dataset.action_high))
 
 
-def open_frames(
-    config: TrainConfig, encoder: Encoder, joint: bool, device: torch.device
-) -> TrainingFrames:
-    """The datasets of a run, encoded. `joint`: whether the representation is trained too.
+def open_frames(config: TrainConfig, encoder: Encoder, device: torch.device) -> TrainingFrames:
+    """The datasets of a run, encoded.
 
     Raises:
         UserError: an unusable dataset, or datasets of different environments.
@@ -135,9 +150,5 @@ def open_frames(
     tokens: list[Array] = [
         LatentCache.open_or_build(dataset, encoder, config.cache).tokens for dataset in datasets
     ]
-    # Random reads from disk are slow: keep the tokens in memory where they fit.
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    if joint and sum(each.nbytes for each in tokens[: len(leading)]) < 0.6 * free:
-        tokens[: len(leading)] = [np.array(each) for each in tokens[: len(leading)]]
     frameskip = config.model.frameskip
     return TrainingFrames(datasets, tokens, len(leading), frameskip, config.held_out, device)

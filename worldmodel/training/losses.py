@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.models.config import DataSpec, ModelConfig
-from worldmodel.models.principal_components import principal_axes
 from worldmodel.models.world_model import WorldModel
 from worldmodel.training.config import LossConfig
 
@@ -18,37 +17,32 @@ Terms = dict[str, Tensor]
 
 
 class LatentHeads(nn.Module):
-    """Networks that only training needs: they reconstruct tokens and infer actions from latents."""
+    """Networks that only training needs: they reconstruct tokens from latents, infer actions, and
+    predict the next latents."""
 
-    basis: Tensor
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, config: ModelConfig, spec: DataSpec, sample: Tensor) -> None:
-        """`sample`: tokens of some frames ``[M, N, C]``, for their principal components."""
+    def __init__(self, config: ModelConfig, spec: DataSpec, components: int = 12) -> None:
+        """`components`: leading numbers of each reduced token that are reconstructed."""
         super().__init__()
-        channels = min(12, spec.token_dim)
-        basis = principal_axes(sample.flatten(0, 1), channels)
-        target = (sample - sample.mean(0)) @ basis
-        self.register_buffer("basis", basis)
-        self.register_buffer("mean", sample.mean(0))
-        self.register_buffer("scale", target.std().clamp_min(1e-6))
+        self.components = components
         latent = config.tokens * config.dim
         actions = config.frameskip * len(spec.action_low)
         self.decoder = nn.Sequential(
             nn.Linear(latent, 512),
-            nn.GELU(approximate="tanh"),
+            nn.ReLU(),
             nn.Linear(512, 1024),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(1024, spec.num_tokens * channels),
+            nn.ReLU(),
+            nn.Linear(1024, spec.num_tokens * components),
         )
         self.inverse = nn.Sequential(
-            nn.Linear(2 * latent, 512), nn.GELU(approximate="tanh"), nn.Linear(512, actions)
+            nn.Linear(2 * latent, 512), nn.ReLU(), nn.Linear(512, actions)
         )
-
-    def target(self, tokens: Tensor) -> Tensor:
-        """Scaled principal components ``[..., N * channels]`` of tokens ``[..., N, C]``."""
-        return ((tokens @ self.basis - self.mean @ self.basis) / self.scale).flatten(-2)
+        self.change = nn.Sequential(
+            nn.Linear(latent + actions, 512),
+            nn.ReLU(),
+            nn.Linear(512, 512),
+            nn.ReLU(),
+            nn.Linear(512, latent),
+        )
 
 
 def weighted_sum(config: LossConfig, terms: Terms) -> Tensor:
@@ -97,34 +91,75 @@ def prediction_terms(
 
 
 def latent_terms(
-    model: WorldModel, heads: LatentHeads, z: Tensor, tokens: Tensor, actions: Tensor
+    model: WorldModel,
+    heads: LatentHeads,
+    z: Tensor,
+    reduced: Tensor,
+    proprio: Tensor,
+    actions: Tensor,
+    steps: int,
 ) -> Terms:
-    """How well latents ``z [B, J, P, D]`` determine tokens ``[B, J, N, C]`` and actions
-    ``[B, J-1, F*A]``, and the variance and covariance terms of VICReg (Bardes et al. 2022)."""
-    k = model.config.context
-    latest = slice(k - 1, None)  # frames before the last context frame often repeat it
-    flat = z[:, latest].flatten(2)
-    decoded = heads.decoder(flat).float()
-    target = heads.target(tokens[:, latest])
+    """How well latents ``z [B, J, P, D]`` determine reduced tokens ``[B, J, N, R]``, proprio
+    ``[B, J, Dp]`` and actions ``[B, J-1, F*A]``, and with these the latents of the next `steps`
+    frames."""
+    flat = z.flatten(2)
+    decoded = heads.decoder(flat[:, ::4]).float()  # neighbouring frames differ little
+    target = reduced[:, ::4, :, : heads.components].flatten(2).float()
     inferred = heads.inverse(torch.cat([flat[:, :-1], flat[:, 1:]], -1)).float()
-    scale = (model.action_high - model.action_low).repeat(model.config.frameskip)
-    taken = actions[:, k - 1 :] / scale * math.sqrt(12)  # uniform actions get variance 1
-    variance, covariance = vicreg_terms(flat.flatten(0, 1))
+    taken = math.sqrt(3) * model.normalised_actions(actions)  # uniform actions get variance 1
+    read = normalised_proprio(model, model.read_proprio(z))
     return {
+        "forward": forward_error(heads, flat, taken, steps),
         "reconstruct": F.mse_loss(decoded, target),
         "inverse": F.mse_loss(inferred, taken),
-        "variance": variance,
-        "covariance": covariance,
+        "read_proprio": F.mse_loss(read, normalised_proprio(model, proprio)),
     }
 
 
-def vicreg_terms(z: Tensor) -> tuple[Tensor, Tensor]:
-    """VICReg's variance and covariance terms of latents ``[M, D]``."""
-    centred = z - z.mean(0)
-    covariance = centred.T @ centred / (len(centred) - 1)
-    spread = (covariance.diagonal() + 1e-4).sqrt()
-    off_diagonal = covariance - torch.diag_embed(covariance.diagonal())
-    return F.relu(1 - spread).mean(), off_diagonal.square().sum() / len(covariance)
+def forward_error(heads: LatentHeads, z: Tensor, actions: Tensor, steps: int) -> Tensor:
+    """Error of the forward model, 1 to `steps` steps ahead, from latents ``z [B, J, P*D]``."""
+    # Relative to their spread, or latents would become predictable by shrinking.
+    spread = z.flatten(0, 1).var(0).mean()
+    count = z.shape[1] - steps
+    predicted, errors = z[:, :count], []
+    for t in range(steps):
+        action = actions[:, t : t + count]
+        predicted = predicted + heads.change(torch.cat([predicted, action], -1)).float()
+        errors.append(F.mse_loss(predicted, z[:, t + 1 : t + 1 + count]) / spread)
+    return torch.stack(errors).mean()
+
+
+def temporal_contrast(z: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
+    """InfoNCE (van den Oord et al. 2018) with squared latent distances as logits: each frame has to
+    find another frame of its clip among all frames of the batch.
+
+    Frames that are few steps apart get near, and all others far, so a distance grows with the time
+    between two frames (Eysenbach et al. 2022). Frames of the same clip are the hard negatives: they
+    show the same things in slightly other places.
+
+    Args:
+        z: latents of clips ``[B, J, P, D]``.
+        index: a number for each frame ``[B, J]``; equal numbers are the same frame.
+        generator: chooses the frame to find, on the CPU. Small offsets are as likely as large ones
+            on a logarithmic scale.
+    """
+    clips, frames = index.shape
+    offset = (torch.rand(clips, frames, generator=generator) * math.log(frames)).exp().long()
+    sign = 1 - 2 * torch.randint(2, (clips, frames), generator=generator)
+    here = torch.arange(frames)
+    there = here + sign * offset
+    there = torch.where((there < 0) | (there >= frames), here - sign * offset, there)
+    there = there.clamp(0, frames - 1).to(index.device)
+    positive = torch.arange(clips, device=index.device)[:, None] * frames + there
+    flat = z.flatten(2).flatten(0, 1).float()
+    norm = flat.square().sum(-1)
+    logits = 2 * flat @ flat.T - norm[:, None] - norm[None]
+    number, positive = index.flatten(), positive.flatten()
+    same = number[:, None] == number[None]
+    valid = number[positive] != number
+    logits = logits.masked_fill(same, -math.inf)
+    errors = F.cross_entropy(logits[valid], positive[valid])
+    return errors
 
 
 def normalised_proprio(model: WorldModel, proprio: Tensor) -> Tensor:

@@ -1,27 +1,29 @@
 """Training of a world model on recorded episodes, with a frozen encoder.
 
-The tokens of every frame are computed once and memory-mapped. A step draws random clips and
-predicts their next frames from recorded ones (teacher forcing) and from its own predictions
-(rollout). There are two phases:
+The tokens of every frame are computed once and memory-mapped. There are two phases:
 
-1. Representation and predictor are trained together. Reconstruction of the tokens, an inverse model
-   and VICReg's terms keep the latents informative.
-2. The representation is fixed, the latents of every frame are computed once, and only the predictor
-   is trained. Its targets no longer move, and a step is cheaper.
+1. The representation is trained by temporal contrast, with smaller terms that keep details: see
+   `losses`.
+2. The representation is fixed, the latents of every frame are computed once, and the predictor is
+   trained. A step draws random clips and predicts their frames from recorded ones (teacher forcing)
+   and from its own predictions (rollout).
 
 A representation that is fitted beforehand, or that a `teacher` gives, starts in the second phase.
 
-``OUT/metrics.jsonl`` has a line per `log_every` steps. The second phase has only predict, proprio
-and read_proprio of the loss terms::
+``OUT/metrics.jsonl`` has a line per `log_every` steps::
 
     step, minutes, samples_per_s
     loss                   weighted sum of the terms
-    predict                squared error of predicted latents / their spread, mean over depths
-    proprio                squared error of predicted proprio / its variance
-    read_proprio           the same for proprio read off the latents of one frame
-    reconstruct            unexplained variance of the encoder's tokens
-    inverse                unexplained variance of the actions, inferred from two frames' latents
-    variance, covariance   VICReg's terms
+    read_proprio           squared error of proprio read off the latents of one frame / its variance
+    contrast               first phase: InfoNCE, nats
+    forward                first phase: squared error of latents that a small forward model
+                           predicts / their spread, mean over depths
+    reconstruct            first phase: unexplained variance of the reduced tokens
+    inverse                first phase: unexplained variance of the actions, inferred from the
+                           latents before and after them
+    predict                second phase: squared error of predicted latents / their spread, mean
+                           over depths
+    proprio                second phase: squared error of predicted proprio / its variance
     grad_norm, lr
 
 and a line per `validate_every` steps, with errors on held-out episodes for 1, 2, ... model steps::
@@ -33,6 +35,7 @@ and a line per `validate_every` steps, with errors on held-out episodes for 1, 2
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -49,6 +52,7 @@ from worldmodel.data.logs import Logs
 from worldmodel.encoders.encoder import Encoder, load_encoder
 from worldmodel.models.checkpoint import CheckpointInfo, keep_encoder, save_checkpoint
 from worldmodel.models.registry import REPRESENTATIONS
+from worldmodel.models.temporal_metric import temporal_difference
 from worldmodel.models.world_model import WorldModel, near_distance
 from worldmodel.training.config import LossConfig, OptimConfig, TrainConfig
 from worldmodel.training.distillation import Teacher, load_teacher
@@ -65,6 +69,7 @@ from worldmodel.training.losses import (
     LatentHeads,
     latent_terms,
     prediction_terms,
+    temporal_contrast,
     weighted_sum,
 )
 from worldmodel.training.validation import error_sentence, held_out_errors, readable_share
@@ -97,9 +102,7 @@ class WorldModelTrainer:
         if teacher:
             teacher.initialise(self.model)
         elif joint:
-            sample = frames.draw(512, 2, np.random.default_rng(config.seed)).frames
-            tokens = sample.float().flatten(0, 1)
-            self.heads = LatentHeads(config.model, self.spec, tokens).to(self.device)
+            self.heads = LatentHeads(config.model, self.spec).to(self.device)
             self.trained["heads"] = self.heads
         largest = config.optim.ema
         # A young average would remember the initial weights.
@@ -128,8 +131,10 @@ class WorldModelTrainer:
         ]
 
     def learning_rate(self, step: int, progress: float) -> float:
-        """A linear warm-up, and a cosine to zero."""
-        return min(1.0, (step + 1) / max(1, self.config.optim.warmup)) * cosine(progress)
+        """A linear warm-up, and in each phase a cosine to zero."""
+        joint = self.joint
+        share = progress / joint if progress < joint else (progress - joint) / (1 - joint or 1)
+        return min(1.0, (step + 1) / max(1, self.config.optim.warmup)) * cosine(share)
 
     # Before a step ---------------------------------------------------------------------------
 
@@ -140,6 +145,9 @@ class WorldModelTrainer:
         fitted = self._fit()
         if progress >= self.joint:
             self.fix_latents()
+        elif not self.frames.reduced:
+            reduce = self.averaged.representation.reduce
+            self.frames.use_reduced(lambda tokens: self._compute(reduce, tokens, "reduce"))
         return fitted
 
     def _fit(self) -> bool:
@@ -172,19 +180,20 @@ class WorldModelTrainer:
         """Fix the averaged representation, and replace tokens by the latents that it gives."""
         self.model.representation.load_state_dict(self.averaged.representation.state_dict())
         self.model.representation.requires_grad_(False)
-        self.frames.use_latents([self._encode(tokens) for tokens in self.frames.tokens])
+        encode = self.averaged.encode
+        self.frames.use_latents(lambda tokens: self._compute(encode, tokens, "latents"))
 
     @torch.no_grad()
-    def _encode(self, tokens: Array) -> Array:
-        """Latents ``[M, P, D]`` of tokens ``[M, N, C]``, float16."""
+    def _compute(self, function: Callable[[Tensor], Tensor], tokens: Array, name: str) -> Array:
+        """A function of tokens ``[M, N, C]``, computed in parts, float16."""
         parts = []
         with autocast(self.device):
             starts = range(0, len(tokens), 2048)
-            for at in progress(starts, len(starts), "latents"):
+            for at in progress(starts, len(starts), name):
                 part = torch.from_numpy(np.array(tokens[at : at + 2048])).to(self.device)
                 if not has_bfloat16(self.device):
                     part = part.float()
-                parts.append(self.averaged.encode(part).half().cpu())
+                parts.append(function(part).half().cpu())
         return torch.cat(parts).numpy()
 
     # A step ----------------------------------------------------------------------------------
@@ -193,22 +202,44 @@ class WorldModelTrainer:
         """The loss of a random batch, and its terms."""
         c = self.config
         rng = np.random.default_rng((c.seed, step))
-        frames, proprio, actions = self.frames.draw(c.batch, c.model.context + c.loss.rollout, rng)
+        generator = torch.Generator().manual_seed(c.seed + step)
+        length = c.model.context + c.loss.rollout
+        if not self.frames.fixed:
+            return self._representation_loss(rng, generator)
+        clips = self.frames.draw(c.batch, length, rng)
+        frames, proprio, actions, _ = clips
         with autocast(self.device):
             if self.teacher:
-                generator = torch.Generator().manual_seed(c.seed + step)
-                clips = self.teacher.relabel(frames.float(), proprio, actions, generator)
+                taught = self.teacher.relabel(frames.float(), proprio, actions, generator)
                 # Its predictions need not show the robot: read only the context.
-                terms = prediction_terms(self.model, *clips, c.loss.rollout, c.model.context)
-            elif self.frames.fixed:
+                terms = prediction_terms(self.model, *taught, c.loss.rollout, c.model.context)
+            else:
                 z = frames.float()
                 terms = prediction_terms(self.model, z, proprio, actions, c.loss.rollout)
-            else:
-                assert self.heads is not None
-                tokens = frames.bfloat16() if has_bfloat16(self.device) else frames.float()
-                z = self.model.encode(tokens)
-                terms = prediction_terms(self.model, z, proprio, actions, c.loss.rollout)
-                terms |= latent_terms(self.model, self.heads, z, tokens, actions)
+            if self.model.metric is not None:
+                clips = self.frames.draw(c.batch, c.clip, rng, before=0)
+                metrics = self.model.metric, self.averaged.metric
+                terms["metric"] = temporal_difference(
+                    *metrics, clips.frames.float(), clips.index, generator
+                )
+            loss = weighted_sum(c.loss, terms)
+        return loss, {name: term.detach() for name, term in terms.items()}
+
+    def _representation_loss(
+        self, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the first phase, which trains the representation too, and its terms."""
+        c = self.config
+        assert self.heads is not None
+        clips = self.frames.draw(c.clips, c.clip, rng, before=0)
+        with autocast(self.device):
+            reduced = clips.frames
+            reduced = reduced.bfloat16() if has_bfloat16(self.device) else reduced.float()
+            z = self.model.representation.adapt(reduced)
+            terms = latent_terms(
+                self.model, self.heads, z, reduced, clips.proprio, clips.actions, c.loss.rollout
+            )
+            terms["contrast"] = temporal_contrast(z, clips.index, generator)
             loss = weighted_sum(c.loss, terms)
         return loss, {name: term.detach() for name, term in terms.items()}
 
@@ -222,9 +253,11 @@ class WorldModelTrainer:
     def _held_out(self, count: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
         """Latents ``[B, J, P, D]``, proprio and actions of random held-out clips."""
         rng = np.random.default_rng((self.config.seed, VALIDATION))
-        frames, proprio, actions = self.frames.draw(count, length, rng, held_out=True)
+        frames, proprio, actions, _ = self.frames.draw(count, length, rng, held_out=True)
         frames = frames.float()
-        return frames if self.frames.fixed else self.averaged.encode(frames), proprio, actions
+        if not self.frames.fixed:
+            frames = self.averaged.representation.adapt(frames)
+        return frames, proprio, actions
 
     def validate(self, clips: int = 512) -> tuple[dict[str, list[float]], str]:
         """Errors of the averaged model on held-out episodes, and a sentence about them."""
@@ -292,7 +325,7 @@ def start(config: TrainConfig) -> tuple[WorldModelTrainer, Loop]:
         teacher = load_teacher(config.teacher, config.model, encoder.hash, device)
     fixed = teacher is not None or REPRESENTATIONS[config.model.representation].fixed
     joint = 0.0 if fixed else config.joint
-    frames = open_frames(config, encoder, joint > 0, device)
+    frames = open_frames(config, encoder, device)
     trainer = WorldModelTrainer(config, frames, encoder, joint, teacher)
     loop_config = LoopConfig(
         out=Path(config.out),

@@ -1,0 +1,68 @@
+"""Learned latents on the principal components of patch tokens."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldmodel.models.config import DataSpec, ModelConfig
+from worldmodel.models.patch_adapter import PatchAdapter
+from worldmodel.models.registry import REPRESENTATIONS
+
+N, C = 16, 24
+
+
+def adapter(components: int = 2) -> PatchAdapter:
+    config = ModelConfig(tokens=2, dim=8, predictor="mlp")
+    spec = DataSpec(N, C, (-1.0,), (1.0,), (0.0,), (1.0,))
+    return PatchAdapter(config, spec, components=components)
+
+
+def scenes(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs of frames of the same scene, and the two directions in which their tokens change. Scenes
+    differ much more from each other, in other directions."""
+    directions = torch.linalg.qr(torch.randn(C, 3, generator=generator))[0].T
+    scene = 50 * torch.randn(count, 1, 1, generator=generator) * directions[2]
+    positions = 30 * torch.randn(N, C, generator=generator)
+    changes = torch.randn(2, count, N, 2, generator=generator) * torch.tensor([3.0, 1.0])
+    one, other = (scene + positions + change @ directions[:2] for change in changes)
+    return one, other, directions
+
+
+def fitted(count: int = 500) -> tuple[PatchAdapter, Tensor, Tensor]:
+    one, other, directions = scenes(count, torch.Generator().manual_seed(0))
+    logs: Any = SimpleNamespace(random_pairs=lambda count: (one, other))
+    found = adapter()
+    found.fit(logs)
+    return found, one, directions
+
+
+def test_reduced_tokens_keep_what_changes_within_episodes() -> None:
+    found, tokens, directions = fitted()
+    reduced = found.reduce(tokens)
+    assert reduced.shape == (500, N, 2)
+    torch.testing.assert_close(reduced.std((0, 1)), torch.ones(2), rtol=0.05, atol=0)
+    alignment = found.basis / found.basis.norm(dim=0)
+    assert (alignment.T @ directions[:2].T).abs().diagonal().min() > 0.99
+    assert (alignment.T @ directions[2]).abs().max() < 0.05
+
+
+def test_latents_have_the_shape_of_the_config_and_depend_on_all_patches() -> None:
+    found, tokens, _ = fitted(12)
+    z = found.encode(tokens.reshape(3, 4, N, C))
+    assert z.shape == (3, 4, 2, 8) and z.dtype == torch.float32
+    torch.testing.assert_close(z.flatten(0, 1), found.adapt(found.reduce(tokens)))
+    moved = tokens.clone()
+    for patch in range(N):
+        moved[patch % 12, patch] += found.basis[:, 0] * found.mean.std()
+    changed = (found.encode(moved) - found.encode(tokens)).flatten(1).norm(dim=-1)
+    assert (changed > 0).all()
+
+
+def test_it_is_fitted_once_and_registered() -> None:
+    assert not adapter().fitted
+    assert fitted(12)[0].fitted
+    assert REPRESENTATIONS["patch_adapter"] is PatchAdapter and not PatchAdapter.fixed

@@ -1,0 +1,59 @@
+"""Loss terms that make latents informative."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from worldmodel.training.losses import temporal_contrast
+
+
+def walk(clips: int, frames: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Slow random walks on a line ``[B, J]``, and a number for each frame."""
+    g = torch.Generator().manual_seed(seed)
+    start = 20 * torch.rand(clips, 1, generator=g)
+    steps = 0.3 * torch.randn(clips, frames, generator=g)
+    return start + steps.cumsum(1), torch.arange(clips * frames).reshape(clips, frames)
+
+
+def contrast(z: torch.Tensor, index: torch.Tensor, seed: int = 0) -> float:
+    return float(temporal_contrast(z, index, torch.Generator().manual_seed(seed)))
+
+
+def test_latents_that_tell_frames_apart_by_time_are_preferred() -> None:
+    x, index = walk(8, 6)
+    by_time = torch.stack([x, torch.zeros_like(x)], -1)[:, :, None]
+    constant = torch.zeros(8, 6, 1, 2)
+    shuffled = by_time.flatten(0, 1)[torch.randperm(48)].unflatten(0, (8, 6))
+    assert contrast(by_time, index) < contrast(constant, index) < contrast(shuffled, index)
+    assert math.isclose(contrast(constant, index), math.log(47), rel_tol=1e-5)
+
+
+def test_repeated_frames_are_no_negatives() -> None:
+    x, index = walk(8, 6)
+    z = torch.stack([x, torch.zeros_like(x)], -1)[:, :, None]
+    z[:, 4:], index[:, 4:] = z[:, 3:4], index[:, 3:4]  # episodes that end early
+    value = contrast(z, index)
+    assert math.isfinite(value)
+    z[0, 5] = 1e3  # as if it differed, though its number says that it is the frame before
+    assert value != contrast(z, index)
+
+
+def test_distances_grow_with_time_after_training() -> None:
+    x, index = walk(32, 12)
+    features = torch.stack([x.sin(), x.cos(), (x / 7).sin(), (x / 7).cos()], -1)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4))
+    optimizer = torch.optim.Adam(net.parameters(), 3e-3)
+    for step in range(150):
+        z = net(features)[:, :, None]
+        loss = temporal_contrast(z, index, torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    other, _ = walk(32, 12, seed=1)
+    features = torch.stack([other.sin(), other.cos(), (other / 7).sin(), (other / 7).cos()], -1)
+    z = net(features).detach()
+    apart = [(z[:, gap:] - z[:, : 12 - gap]).square().sum(-1).mean() for gap in (1, 3, 6, 11)]
+    assert apart == sorted(apart)
