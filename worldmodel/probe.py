@@ -13,7 +13,7 @@ from worldmodel.cli import (
 )
 from worldmodel.data.dataset import open_dataset
 from worldmodel.measure.linear_probe import save_probe
-from worldmodel.measure.probe_tables import draw, table
+from worldmodel.measure.probe_tables import distance_table, draw, table
 from worldmodel.measure.probe_targets import listed
 from worldmodel.measure.probing import ProbeConfig, probe
 from worldmodel.measure.provenance import save_result
@@ -28,6 +28,8 @@ def main(argv: list[str] | None = None) -> None:
         writable_folder(Path(config.plots))
     result = probe(config)
     print(table(result))
+    if "distances" in result:
+        print("\n" + distance_table(result))
     for name in listed(config.checkpoints) if config.save else ():
         dataset = open_dataset(config.data)
         settings = (config.targets, config.held_out, config.seed, config.device)

@@ -136,7 +136,11 @@ def test_every_kind_of_features_is_probed(
     asked = ["--data", data, "--encoders", "", "--checkpoints", "pusht", "--held_out", "0.3"]
     asked += ["--frames", "300", "--clips", "200", "--kinds", "all", "--out", str(out)]
     assert probe_verb.main([*asked, "--plots", str(tmp_path / "plots")]) == 0
-    rows = json.loads(out.read_text())["results"]
+    result = json.loads(out.read_text())
+    correlation = result["distances"]["pusht"]
+    assert correlation["latents"]["task"] > 0.8 > correlation["tokens"]["task"] > 0.2
+    assert correlation["latents"]["elapsed"] > 0.3
+    rows = result["results"]
     kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in probe.KINDS}
     assert [(row["at"], row["probe"]) for row in kinds["latents"]] == [
         (None, "ridge"),

@@ -22,8 +22,8 @@ def adapter(components: int = 2) -> PatchAdapter:
 
 
 def scenes(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs of frames of the same scene, and the two directions in which their tokens change. Scenes
-    differ much more from each other, in other directions."""
+    """Pairs of frames of the same scene, and the directions: tokens change along the first two
+    within a scene, and differ much more along the third between scenes."""
     directions = torch.linalg.qr(torch.randn(C, 3, generator=generator))[0].T
     scene = 50 * torch.randn(count, 1, 1, generator=generator) * directions[2]
     positions = 30 * torch.randn(N, C, generator=generator)

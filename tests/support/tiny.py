@@ -13,7 +13,7 @@ from worldmodel.models.checkpoint import CheckpointInfo, keep_encoder, save_chec
 from worldmodel.models.config import DataSpec, ModelConfig
 from worldmodel.models.world_model import WorldModel
 
-CONFIG = ModelConfig(tokens=2, dim=8, width=32, depth=1, heads=2)
+CONFIG = ModelConfig(2, 8, "transformer", width=32, depth=1, heads=2)
 
 
 def tiny_checkpoint(
@@ -33,6 +33,7 @@ def tiny_checkpoint(
     spec = DataSpec(encoder.num_tokens, encoder.dim, low, high, (0.2,) * width, (0.1,) * width)
     torch.manual_seed(0)
     model = WorldModel(CONFIG, spec)
+    torch.nn.init.normal_(model.representation.basis, std=0.1)  # zero where it is not fitted
     # Zero at first: then nothing would move.
     for layer in (model.predictor.next_z, model.predictor.next_proprio):
         torch.nn.init.normal_(layer.weight, std=0.1)

@@ -30,6 +30,20 @@ def table(result: dict[str, Any]) -> str:
     )
 
 
+def distance_table(result: dict[str, Any]) -> str:
+    """Rank correlations of distances, as a Markdown table."""
+    lines = [
+        "| distances of | pairs | with elapsed steps | with the task's distance |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, found in result["distances"].items():
+        for kind in ("latents", "tokens"):
+            cells = [f"{found[kind][key]:.3f}" for key in ("elapsed", "task") if key in found[kind]]
+            cells += ["-"] * (2 - len(cells))
+            lines.append(f"| {kind} of {name} | {found['pairs']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def linear_probe_table(result: dict[str, Any]) -> str:
     """R^2 of linear probes, and of attention probes of encoders, as a Markdown table."""
     shown = {("encoder", "ridge"), ("encoder", "attention"), ("latents", "ridge")}

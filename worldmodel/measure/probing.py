@@ -15,6 +15,8 @@ the kinds of features that ``--kinds`` names:
               the state of the predicted frame
     regions   as latents, but one quarter of the workspace is left out of training and tested on
               (Gurnee and Tegmark 2023)
+    distance  rank correlation of distances between two frames of an episode, of latents and of
+              plain tokens, with the model steps between them and with the task's own distance
     shuffled  all of these except regions, with permuted targets: the control task of Hewitt and
               Liang (2019), with an R^2 near 0
 """
@@ -33,6 +35,7 @@ from worldmodel.cli.device import pick_device
 from worldmodel.data.dataset import Dataset, open_dataset, split
 from worldmodel.encoders.encoder import Encoder, load_encoder
 from worldmodel.errors import UserError
+from worldmodel.measure.distances import distance_correlations
 from worldmodel.measure.probe_targets import listed, mean_errors, position_columns, targets_of
 from worldmodel.measure.readout import Parts, narrow, r2, read
 from worldmodel.models.checkpoint import load_checkpoint
@@ -46,7 +49,7 @@ from worldmodel.models.latents import (
 )
 from worldmodel.models.world_model import WorldModel
 
-KINDS = ("latents", "imagined", "layers", "regions", "shuffled")
+KINDS = ("latents", "imagined", "layers", "regions", "distance", "shuffled")
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class ProbeConfig:
         data: dataset folder whose episodes recorded the simulator's state.
         encoders: names separated by commas; "name=weights" gives one its local weights.
         checkpoints: world models: names or folders, separated by commas.
-        kinds: kinds of features of the checkpoints: latents, imagined, layers, regions, shuffled,
-            separated by commas; or all.
+        kinds: kinds of features of the checkpoints: latents, imagined, layers, regions, distance,
+            shuffled, separated by commas; or all.
         targets: names of what the image shows, separated by commas; empty means all but velocities,
             "all" includes these. An angle is replaced by its sine and cosine.
         frames: number of frames.
@@ -127,6 +130,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     every, counts = np.concatenate(frames), [len(part) for part in frames]
 
     rows: list[dict[str, Any]] = []
+    distances: dict[str, Any] = {}
     device = pick_device(config.device)
     for spec in listed(config.encoders):
         name, _, weights = spec.partition("=")
@@ -140,6 +144,9 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
         log = ProbeLog(rows, name, encoder, names, config)
         x = log.narrow(*latents_of(model, encoder, dataset, every).split(counts))
         log.probe("latents", None, f"latents of {name}", x, y)
+        if "distance" in config.chosen:
+            parts = model, encoder, dataset, episodes[2]
+            distances[name] = distance_correlations(*parts, config.seed)
         if "regions" in config.chosen:
             probe_regions(log, x, y)
         if config.chosen & {"imagined", "layers"}:
@@ -162,6 +169,7 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
         "components": config.components,
         "seed": config.seed,
         "results": rows,
+        **({"distances": distances} if distances else {}),
     }
 
 

@@ -24,7 +24,7 @@ class ModelConfig:
         heads: attention heads of the transformer.
         context: frames the predictor sees, K.
         frameskip: primitive actions per model step, F.
-        representation: how patch tokens become latents: "patch_adapter", trained with the predictor;
+        representation: how patch tokens become latents: "patch_adapter", which is trained;
             "principal_components" or "patch_pictures", which have one latent token for each patch;
             or "planar_pose", which has one latent token of dim 6.
         metric: numbers of the embedding whose distances are times; 0: the representation's own
@@ -32,18 +32,18 @@ class ModelConfig:
         activation: of the predictors "mlp" and "relative". ReLU is much faster on a CPU.
     """
 
-    tokens: int = 4
-    dim: int = 32
-    predictor: str = "transformer"
+    tokens: int = 1
+    dim: int = 128
+    predictor: str = "mlp"
     actions: Literal["adaln", "concat"] = "adaln"
-    width: int = 192
+    width: int = 512
     depth: int = 4
     heads: int = 4
     context: int = 3
     frameskip: int = 5
     representation: str = "patch_adapter"
     metric: int = 0
-    activation: Literal["gelu", "relu"] = "gelu"
+    activation: Literal["gelu", "relu"] = "relu"
 
     def __post_init__(self) -> None:
         REPRESENTATIONS[self.representation].check(self)

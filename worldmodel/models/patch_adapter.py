@@ -16,6 +16,7 @@ from worldmodel.models.representations import Representation
 if TYPE_CHECKING:
     from worldmodel.data.logs import Logs
 
+START = 8.0  # mean squared distance of latents, before training
 PAIRS = 1024  # of frames, that components are computed from
 
 
@@ -74,13 +75,23 @@ class PatchAdapter(Representation):
 
     def fit(self, logs: Logs) -> None:
         """Compute the components of changes within episodes."""
-        one, other = (tokens.double() for tokens in logs.random_pairs(PAIRS))
+        frames, others = logs.random_pairs(PAIRS)
+        one, other = frames.cpu().double(), others.cpu().double()  # not every device has float64
         change = (one - other).flatten(0, 1)
         variance, axes = torch.linalg.eigh(change.T @ change / len(change))
         count = self.basis.shape[1]
-        scale = (variance[-count:] / 2).clamp_min(1e-12).rsqrt()  # a difference has twice the variance
+        # A difference has twice the variance.
+        scale = (variance[-count:] / 2).clamp_min(1e-12).rsqrt()
         self.mean.copy_((one.mean(0) + other.mean(0)) / 2)
         self.basis.copy_((axes[:, -count:] * scale).flip(1))
+        # Latents of a few units: otherwise the contrast between frames would start out flat.
+        with torch.no_grad():
+            z = self.encode(frames).flatten(1)
+            scale = (START / (z - z.roll(1, 0)).square().sum(-1).mean()).sqrt()
+            last = self.mix[-1]
+            assert isinstance(last, nn.Linear)
+            last.weight.mul_(scale)
+            last.bias.mul_(scale)
 
     def reduce(self, tokens: Tensor) -> Tensor:
         return (tokens.float() - self.mean) @ self.basis

@@ -30,7 +30,8 @@ class TemporalMetric(nn.Module):
 
     def embed(self, z: Tensor) -> Tensor:
         """Points ``[..., M]`` of latents ``[..., P, D]``."""
-        points: Tensor = self.layers(z.flatten(-2)).float()
+        kind = next(self.layers.parameters()).dtype  # the agent's copy computes in bfloat16
+        points: Tensor = self.layers(z.flatten(-2).to(kind)).float()
         return points
 
 

@@ -61,8 +61,8 @@ class WorldModel(nn.Module):
         return self.representation.encode(tokens)
 
     def distance(self, z: Tensor, other: Tensor) -> Tensor:
-        """Squared distance ``[...]`` of latents ``[..., P, D]``: the representation's, or that of the
-        temporal metric."""
+        """Squared distance ``[...]`` of latents ``[..., P, D]``: of the temporal metric, where the
+        model has one, else of the representation."""
         if self.metric is not None:
             return self.metric(z, other).square()
         return self.representation.distance(z, other)

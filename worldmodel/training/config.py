@@ -21,7 +21,7 @@ class OptimConfig:
         warmup: steps in which the learning rate rises.
     """
 
-    lr: float = 5e-4
+    lr: float = 1.5e-3
     weight_decay: float = 1e-3
     clip: float = 1.0
     ema: float = 0.998
@@ -43,9 +43,9 @@ class LossConfig:
         inverse: error of the actions, inferred from the latents before and after them.
     """
 
-    rollout: int = 2
+    rollout: int = 3
     contrast: float = 1.0
-    forward: float = 5.0
+    forward: float = 2.0
     metric: float = 1.0
     proprio: float = 0.5
     read_proprio: float = 0.5
@@ -96,15 +96,15 @@ class TrainConfig:
     encoder_weights: str | None = None
     out: str = "runs/train"
     cache: str = "data/latents"
-    steps: int = 5000
-    joint: float = 0.3
+    steps: int = 9000
+    joint: float = 0.55
     pose_steps: int = 4000
-    batch: int = 256
+    batch: int = 512
     clip: int = 12
     clips: int = 64
     horizon: int = 5
-    samples: int = 300
-    iterations: int = 10
+    samples: int = 128
+    iterations: int = 12
     hold: str = ""
     held_out: float = 0.05
     seed: int = 0

@@ -30,13 +30,13 @@ class Batch(NamedTuple):
         frames: reduced tokens ``[B, J, N, R]`` or latents ``[B, J, P, D]``, float16.
         proprio: ``[B, J, Dp]``.
         actions: ``[B, J-1, F*A]``.
-        index: a number for each frame, int64 ``[B, J]``; equal numbers are the same frame.
+        ids: a number for each frame, int64 ``[B, J]``; equal numbers are the same frame.
     """
 
     frames: Tensor
     proprio: Tensor
     actions: Tensor
-    index: Tensor
+    ids: Tensor
 
 
 class TrainingFrames:
@@ -96,8 +96,8 @@ class TrainingFrames:
         episodes = self.held_out if held_out else self.train
         clips = self.sampler.draw(episodes, count, length, rng, before)
         frames = gather(clips, self.features)
-        index = torch.from_numpy(clips.frames + (clips.source[:, None] << 40))
-        parts = (frames, clips.proprio, clips.actions, index)
+        ids = torch.from_numpy(clips.frames + (clips.source[:, None] << 40))
+        parts = (frames, clips.proprio, clips.actions, ids)
         return Batch(*(part.to(self.device) for part in parts))
 
     def spec(self, encoder: Encoder) -> DataSpec:

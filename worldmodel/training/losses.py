@@ -33,9 +33,7 @@ class LatentHeads(nn.Module):
             nn.ReLU(),
             nn.Linear(1024, spec.num_tokens * components),
         )
-        self.inverse = nn.Sequential(
-            nn.Linear(2 * latent, 512), nn.ReLU(), nn.Linear(512, actions)
-        )
+        self.inverse = nn.Sequential(nn.Linear(2 * latent, 512), nn.ReLU(), nn.Linear(512, actions))
         self.change = nn.Sequential(
             nn.Linear(latent + actions, 512),
             nn.ReLU(),
@@ -129,19 +127,23 @@ def forward_error(heads: LatentHeads, z: Tensor, actions: Tensor, steps: int) ->
     return torch.stack(errors).mean()
 
 
-def temporal_contrast(z: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
-    """InfoNCE (van den Oord et al. 2018) with squared latent distances as logits: each frame has to
-    find another frame of its clip among all frames of the batch.
+def temporal_contrast(
+    z: Tensor, index: Tensor, generator: torch.Generator, heavy_tail: bool = True
+) -> Tensor:
+    """InfoNCE (van den Oord et al. 2018): each frame has to find another frame of its clip among
+    all frames of the batch, by its latent distance.
 
-    Frames that are few steps apart get near, and all others far, so a distance grows with the time
+    Frames that are few steps apart get near and all others far, so a distance grows with the time
     between two frames (Eysenbach et al. 2022). Frames of the same clip are the hard negatives: they
-    show the same things in slightly other places.
+    show the same objects in slightly other poses.
 
     Args:
         z: latents of clips ``[B, J, P, D]``.
         index: a number for each frame ``[B, J]``; equal numbers are the same frame.
-        generator: chooses the frame to find, on the CPU. Small offsets are as likely as large ones
-            on a logarithmic scale.
+        generator: chooses the frame to find, on the CPU. Offsets in time are log-uniform.
+        heavy_tail: use a Cauchy kernel of the distance (Boehm et al. 2023), which keeps distances
+            of far frames in order; else an exponential one, which pushes all of them far away, and
+            so finds differences that are hard to see.
     """
     clips, frames = index.shape
     offset = (torch.rand(clips, frames, generator=generator) * math.log(frames)).exp().long()
@@ -150,16 +152,14 @@ def temporal_contrast(z: Tensor, index: Tensor, generator: torch.Generator) -> T
     there = here + sign * offset
     there = torch.where((there < 0) | (there >= frames), here - sign * offset, there)
     there = there.clamp(0, frames - 1).to(index.device)
-    positive = torch.arange(clips, device=index.device)[:, None] * frames + there
-    flat = z.flatten(2).flatten(0, 1).float()
+    positive = (torch.arange(clips, device=index.device)[:, None] * frames + there).flatten()
+    flat, number = z.flatten(2).flatten(0, 1).float(), index.flatten()
     norm = flat.square().sum(-1)
-    logits = 2 * flat @ flat.T - norm[:, None] - norm[None]
-    number, positive = index.flatten(), positive.flatten()
-    same = number[:, None] == number[None]
-    valid = number[positive] != number
-    logits = logits.masked_fill(same, -math.inf)
-    errors = F.cross_entropy(logits[valid], positive[valid])
-    return errors
+    distance = (norm[:, None] + norm[None] - 2 * flat @ flat.T).clamp_min(0)
+    logits = -torch.log1p(distance) if heavy_tail else -2 * (distance + 1e-4).sqrt()
+    logits = logits.masked_fill(number[:, None] == number[None], -math.inf)
+    valid = number[positive] != number  # the frame to find is not the frame itself, repeated
+    return F.cross_entropy(logits[valid], positive[valid])
 
 
 def normalised_proprio(model: WorldModel, proprio: Tensor) -> Tensor:

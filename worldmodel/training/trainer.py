@@ -3,7 +3,9 @@
 The tokens of every frame are computed once and memory-mapped. There are two phases:
 
 1. The representation is trained by temporal contrast, with smaller terms that keep details: see
-   `losses`.
+   `losses`. It first learns to tell frames apart by whatever it can, such as the heading of an
+   object. Then a kernel with a heavy tail and a larger weight of the forward model make latents
+   smooth, so that they can be predicted and their distances compared.
 2. The representation is fixed, the latents of every frame are computed once, and the predictor is
    trained. A step draws random clips and predicts their frames from recorded ones (teacher forcing)
    and from its own predictions (rollout).
@@ -36,7 +38,7 @@ and a line per `validate_every` steps, with errors on held-out episodes for 1, 2
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -76,6 +78,7 @@ from worldmodel.training.validation import error_sentence, held_out_errors, read
 
 __all__ = ["LossConfig", "OptimConfig", "TrainConfig", "WorldModelTrainer", "start", "train"]
 Array = NDArray[Any]
+SHARP = 0.4  # of the first phase
 VALIDATION = 2**31  # beside the seed of validation clips
 
 
@@ -205,7 +208,7 @@ class WorldModelTrainer:
         generator = torch.Generator().manual_seed(c.seed + step)
         length = c.model.context + c.loss.rollout
         if not self.frames.fixed:
-            return self._representation_loss(rng, generator)
+            return self._representation_loss(step, rng, generator)
         clips = self.frames.draw(c.batch, length, rng)
         frames, proprio, actions, _ = clips
         with autocast(self.device):
@@ -218,18 +221,20 @@ class WorldModelTrainer:
                 terms = prediction_terms(self.model, z, proprio, actions, c.loss.rollout)
             if self.model.metric is not None:
                 clips = self.frames.draw(c.batch, c.clip, rng, before=0)
-                metrics = self.model.metric, self.averaged.metric
+                slow = self.averaged.metric
+                assert slow is not None
                 terms["metric"] = temporal_difference(
-                    *metrics, clips.frames.float(), clips.index, generator
+                    self.model.metric, slow, clips.frames.float(), clips.ids, generator
                 )
             loss = weighted_sum(c.loss, terms)
         return loss, {name: term.detach() for name, term in terms.items()}
 
     def _representation_loss(
-        self, rng: np.random.Generator, generator: torch.Generator
+        self, step: int, rng: np.random.Generator, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of the first phase, which trains the representation too, and its terms."""
+        """The loss of the first phase, which trains the representation, and its terms."""
         c = self.config
+        smooth = step >= SHARP * self.joint * c.steps
         assert self.heads is not None
         clips = self.frames.draw(c.clips, c.clip, rng, before=0)
         with autocast(self.device):
@@ -239,8 +244,9 @@ class WorldModelTrainer:
             terms = latent_terms(
                 self.model, self.heads, z, reduced, clips.proprio, clips.actions, c.loss.rollout
             )
-            terms["contrast"] = temporal_contrast(z, clips.index, generator)
-            loss = weighted_sum(c.loss, terms)
+            terms["contrast"] = temporal_contrast(z, clips.ids, generator, smooth)
+            weights = c.loss if smooth else replace(c.loss, forward=c.loss.forward / 4)
+            loss = weighted_sum(weights, terms)
         return loss, {name: term.detach() for name, term in terms.items()}
 
     def summarise(self, window: list[dict[str, Tensor]]) -> Figures:
