@@ -37,6 +37,8 @@ class GymnasiumWorld(SimulatorEnv):
     """Its Gymnasium id; ``package:ID`` imports the package first."""
     repeat: ClassVar[int] = 1
     """Steps of the environment per action."""
+    bounds: ClassVar[tuple[ArrayLike, ArrayLike] | None] = None
+    """Lowest and highest action, where `advance` takes others than the environment."""
 
     def __init__(
         self, image_size: int = 112, render_mode: str | None = "rgb_array", **kwargs: Any
@@ -44,7 +46,8 @@ class GymnasiumWorld(SimulatorEnv):
         made = gym.make(self.world_id, disable_env_checker=True, **kwargs)
         self.world: Any = made.unwrapped
         box: Any = made.action_space
-        super().__init__(box.low, box.high, image_size, render_mode)
+        low, high = self.bounds or (box.low, box.high)
+        super().__init__(low, high, image_size, render_mode)
 
     def begin(self, seed: int | None) -> None:
         self.world.reset(seed=seed)

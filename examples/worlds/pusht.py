@@ -4,22 +4,16 @@ So is success."""
 
 import numpy as np
 import pygame
-from gymnasium import spaces
 
 from envs.pusht import PushExplorer, PushTask
 from envs.worlds import GymnasiumWorld
 
-REACH = 40  # pixels
-
 
 class PushT(PushTask, GymnasiumWorld):
     world_id = "gym_pusht:gym_pusht/PushT-v0"
+    bounds = (-40, -40), (40, 40)
     proprio_names = ("agent_x", "agent_y")
     state_names = (*proprio_names, "block_x", "block_y", "block_angle", "agent_vx", "agent_vy")
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.action_space = spaces.Box(-REACH, REACH, (2,), np.float32)
 
     def advance(self, action):
         super().advance(np.clip(self.world.agent.position + action, 0, 512))

@@ -266,7 +266,10 @@ class WorldModelTrainer:
         return frames, proprio, actions
 
     def validate(self, clips: int = 512) -> tuple[dict[str, list[float]], str]:
-        """Errors of the averaged model on held-out episodes, and a sentence about them."""
+        """Errors of the averaged model on held-out episodes, and a sentence about them; none in the
+        first phase, in which the predictor is not trained yet."""
+        if not self.frames.fixed:
+            return {}, "the latents are trained, the predictor not yet"
         with autocast(self.device):
             batch = self._held_out(clips, self.config.model.context + self.config.horizon)
             errors = held_out_errors(self.averaged, *batch)
