@@ -100,7 +100,7 @@ class PatchAdapter(Representation):
         x = reduced.flatten(0, -3)
         features = F.relu(self.features(x) + self.positions)
         weights = self.attention(features).transpose(1, 2).softmax(-1)
-        places = self.centres.expand(len(x), -1, -1)
+        places = self.centres.expand(x.shape[0], -1, -1)
         pooled = weights.to(features.dtype) @ torch.cat([features, places.to(features.dtype)], -1)
         z = self.mix(torch.cat([self.norm(pooled.flatten(1)), x.flatten(1)], -1)).float()
         return z.reshape(*reduced.shape[:-2], self.config.tokens, self.config.dim)
