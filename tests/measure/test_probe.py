@@ -138,8 +138,8 @@ def test_every_kind_of_features_is_probed(
     assert probe_verb.main([*asked, "--plots", str(tmp_path / "plots")]) == 0
     result = json.loads(out.read_text())
     correlation = result["distances"]["pusht"]
-    assert correlation["latents"]["task"] > 0.8 > correlation["tokens"]["task"] > 0.2
-    assert correlation["latents"]["elapsed"] > 0.3
+    assert correlation["latents"]["task"] > max(0.5, correlation["tokens"]["task"])
+    assert 0.1 < correlation["latents"]["elapsed"] < 1
     rows = result["results"]
     kinds = {kind: [row for row in rows if row["kind"] == kind] for kind in probe.KINDS}
     assert [(row["at"], row["probe"]) for row in kinds["latents"]] == [

@@ -40,9 +40,10 @@ def test_a_moving_average_includes_the_initial_weights() -> None:
 @pytest.mark.slow
 def test_a_gradient_that_is_not_finite_stops_the_run(maze: Path) -> None:
     trainer, loop = start(small_run(maze, "nan", steps=5))
+    loop.update()
     with torch.no_grad():
         trainer.model.proprio_head[0].weight.fill_(float("nan"))
-    with pytest.raises(UserError, match="gradient is nan at step 0: lower lr"):
+    with pytest.raises(UserError, match="gradient is nan at step 1: lower lr"):
         loop.update()
 
 
