@@ -16,15 +16,16 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike
 
-from envs.camera import Camera, from_image, in_image
+from envs.camera import from_image, in_image
 from envs.disturbances import DISTURBANCES, restored, teleported
-from envs.simulator import Array, Obs, SimulatorEnv
+from envs.mujoco_simulator import MujocoSimulator
+from envs.simulator import Array, Obs
 from envs.variations import VARIATIONS, variation_names, vary
 
 CONTROL_DT = 0.1  # seconds per action: 10 Hz
 
 
-class TopDownEnv(SimulatorEnv):
+class TopDownEnv(MujocoSimulator):
     """A MuJoCo task under an orthographic camera that looks straight down.
 
     Observation: ``pixels`` uint8 ``[H, W, 3]`` and ``proprio`` float32 ``[Dp]``, SI units.
@@ -63,7 +64,6 @@ class TopDownEnv(SimulatorEnv):
         self.data = mujoco.MjData(self.model)
         self._original = copy.copy(self.model)  # without variations
         self.substeps = round(CONTROL_DT / self.model.opt.timestep)
-        self._camera: Camera | None = None
         self._touched = False
         self._goal = np.zeros(len(self.state_names))
 
@@ -115,20 +115,6 @@ class TopDownEnv(SimulatorEnv):
         self.set_state(self._checked(options.get("state", state), "state"))
         return self._observe(), self._info()
 
-    def render(self) -> Array:
-        """The camera image, uint8 ``[H, W, 3]``."""
-        if self._camera is None:
-            self._camera = Camera(self.model, self.image_size)
-        # A simulation step leaves the bodies' poses one substep behind the joints.
-        mujoco.mj_kinematics(self.model, self.data)
-        return self._camera.render(self.data)
-
-    def close(self) -> None:
-        """Free the camera."""
-        if self._camera is not None:
-            self._camera.close()
-            self._camera = None
-
     # Task ----------------------------------------------------------------------------------
 
     def disturb(self, name: str, rng: np.random.Generator) -> None:
@@ -164,18 +150,14 @@ class TopDownEnv(SimulatorEnv):
 
     @contextlib.contextmanager
     def preserved(self) -> Iterator[None]:
-        """Restore the simulator to the bit at the end; ``state`` is only a part of it."""
+        """Restore the simulator to the bit at the end, and what `set_state` sets beside it."""
         state, touched = self.get_state(), self._touched
-        everything = mujoco.mjtState.mjSTATE_INTEGRATION
-        saved = np.empty(mujoco.mj_stateSize(self.model, everything))
-        mujoco.mj_getState(self.model, self.data, saved, everything)
-        try:
-            yield
-        finally:
-            self.set_state(state)
-            mujoco.mj_setState(self.model, self.data, saved, everything)
-            mujoco.mj_forward(self.model, self.data)
-            self._touched = touched
+        with super().preserved():
+            try:
+                yield
+            finally:
+                self.set_state(state)
+                self._touched = touched
 
     def advance(self, action: Array) -> None:
         self.apply(action)

@@ -6,7 +6,6 @@ some.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -15,7 +14,8 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike
 
-from envs.camera import Camera, free_camera
+from envs.camera import free_camera
+from envs.mujoco_simulator import MujocoSimulator
 from envs.simulator import Array, SimulatorEnv
 
 UNSEEN = mujoco.mjNGROUP - 1  # a group of geoms and sites that a camera leaves out
@@ -62,7 +62,7 @@ class GymnasiumWorld(SimulatorEnv):
         self.world.close()
 
 
-class MujocoWorld(GymnasiumWorld):
+class MujocoWorld(MujocoSimulator, GymnasiumWorld):
     """An environment with MuJoCo's ``model`` and ``data``. Success: `body` is within `tolerance` of
     where the goal state has it.
 
@@ -93,7 +93,6 @@ class MujocoWorld(GymnasiumWorld):
         self._qpos, self._qvel = self.model.jnt_qposadr[joints], self.model.jnt_dofadr[joints]
         self.state_names = tuple(_names(self.model, joints))
         self._scratch = mujoco.MjData(self.model)
-        self._camera: Camera | None = None
 
     def get_state(self) -> Array:
         return np.concatenate([self.data.qpos[self._qpos], self.data.qvel[self._qvel]])
@@ -103,31 +102,8 @@ class MujocoWorld(GymnasiumWorld):
         self.data.qpos[self._qpos], self.data.qvel[self._qvel] = np.split(state, 2)
         mujoco.mj_forward(self.model, self.data)
 
-    def render(self) -> Array:
-        if self._camera is None:
-            view = free_camera(self.model, **self.camera)
-            self._camera = Camera(self.model, self.image_size, view)
-        mujoco.mj_kinematics(self.model, self.data)
-        return self._camera.render(self.data)
-
-    def close(self) -> None:
-        """Free the camera and the environment."""
-        if self._camera is not None:
-            self._camera.close()
-            self._camera = None
-        super().close()
-
-    @contextlib.contextmanager
-    def preserved(self) -> Iterator[None]:
-        """Restore the simulator to the bit."""
-        everything = mujoco.mjtState.mjSTATE_INTEGRATION
-        saved = np.empty(mujoco.mj_stateSize(self.model, everything))
-        mujoco.mj_getState(self.model, self.data, saved, everything)
-        try:
-            yield
-        finally:
-            mujoco.mj_setState(self.model, self.data, saved, everything)
-            mujoco.mj_forward(self.model, self.data)
+    def view(self) -> mujoco.MjvCamera:
+        return free_camera(self.model, **self.camera)
 
     # Goals ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.models.config import DataSpec, ModelConfig
-from worldmodel.models.patch_adapter import PatchAdapter
+from worldmodel.models.patch_adapter import START, PatchAdapter
 from worldmodel.models.registry import REPRESENTATIONS
 
 N, C = 16, 24
@@ -48,16 +48,19 @@ def test_reduced_tokens_keep_what_changes_within_episodes() -> None:
     alignment = found.basis / found.basis.norm(dim=0)
     assert (alignment.T @ directions[:2].T).abs().diagonal().min() > 0.99
     assert (alignment.T @ directions[2]).abs().max() < 0.05
+    z = found.encode(tokens).flatten(1)
+    apart = (z - z.roll(1, 0)).square().sum(-1).mean()
+    torch.testing.assert_close(apart, torch.tensor(START), rtol=1e-3, atol=0)
 
 
 def test_latents_have_the_shape_of_the_config_and_depend_on_all_patches() -> None:
-    found, tokens, _ = fitted(12)
-    z = found.encode(tokens.reshape(3, 4, N, C))
-    assert z.shape == (3, 4, 2, 8) and z.dtype == torch.float32
+    found, tokens, _ = fitted(N)
+    z = found.encode(tokens.reshape(4, 4, N, C))
+    assert z.shape == (4, 4, 2, 8) and z.dtype == torch.float32
     torch.testing.assert_close(z.flatten(0, 1), found.adapt(found.reduce(tokens)))
     moved = tokens.clone()
-    for patch in range(N):
-        moved[patch % 12, patch] += found.basis[:, 0] * found.mean.std()
+    for patch in range(N):  # one in each frame
+        moved[patch, patch] += found.basis[:, 0] * found.mean.std()
     changed = (found.encode(moved) - found.encode(tokens)).flatten(1).norm(dim=-1)
     assert (changed > 0).all()
 

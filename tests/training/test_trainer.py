@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_run import SMALL, small_run
 
+from worldmodel.control.inference import Inference
 from worldmodel.data.collection import CollectConfig, collect
+from worldmodel.data.logs import Logs
 from worldmodel.encoders.encoder import BUNDLED, load_encoder
 from worldmodel.errors import UserError
 from worldmodel.models.checkpoint import load_checkpoint
 from worldmodel.models.config import ModelConfig
 from worldmodel.training.config import LossConfig, OptimConfig, TrainConfig
 from worldmodel.training.trainer import start
+
+METRIC = replace(SMALL, metric=4)
 
 
 @pytest.mark.slow
@@ -42,8 +46,12 @@ def test_predictions_beat_copying_the_last_frame(maze: Path) -> None:
 
 def test_latents_are_fixed_after_the_joint_steps(maze: Path) -> None:
     trainer, loop = start(small_run(maze, "fixed", steps=20, joint=0.25))
-    for _ in range(5):
-        assert "reconstruct" in loop.update()
+    for step in range(5):
+        terms = loop.update()
+        weights = asdict(LossConfig()) | ({"forward": 0.5} if step < 2 else {})
+        others = {"loss", "grad_norm", "lr"}
+        loss = sum(weights[name] * float(terms[name]) for name in terms.keys() - others)
+        assert float(terms["loss"]) == pytest.approx(loss, rel=1e-4)
     projector = {k: v.clone() for k, v in trainer.averaged.representation.state_dict().items()}
     predictor = trainer.model.predictor.next_z.weight.detach().clone()
     for _ in range(5):
@@ -84,6 +92,41 @@ def test_only_the_predictor_learns_from_dynamics_data(maze: Path) -> None:
     assert [len(frames) for frames in trainer.frames.features] == [120 * 21, 20 * 16]
     alone, _ = start(small_run(maze, "alone", steps=4, joint=0.5))
     assert alone.spec.proprio_mean != trainer.spec.proprio_mean  # statistics are of all frames
+
+
+def test_a_temporal_metric_is_trained_with_the_predictor_and_used_by_the_agent(
+    maze: Path,
+) -> None:
+    settings = replace(small_run(maze, "metric", steps=4, joint=0.5), model=METRIC)
+    trainer, loop = start(settings)
+    assert "metric" not in loop.update()
+    loop.update()
+    before = trainer.model.metric.layers[0].weight.detach().clone()
+    assert loop.update()["metric"] > 0
+    assert not torch.equal(trainer.model.metric.layers[0].weight, before)
+    z = torch.randn(5, SMALL.tokens, SMALL.dim)
+    agents = Inference(trainer.averaged, trainer.encoder, bfloat16=True).model
+    exact = trainer.averaged.distance(z[1:], z[0])
+    torch.testing.assert_close(agents.distance(z[1:], z[0]), exact, rtol=0.1, atol=0.01)
+
+
+def test_pairs_of_frames_are_of_the_same_episode(maze: Path) -> None:
+    trainer, _ = start(small_run(maze, "pairs", steps=2))
+    data, episodes = trainer.frames.sampler.datasets[0], trainer.frames.train
+    number = np.repeat(np.arange(data.episodes), data.lengths + 1)
+    logs = Logs(
+        [data],
+        [number[:, None, None]],
+        episodes,
+        [],
+        trainer.encoder,
+        lambda a: a,
+        0,
+        1,
+        torch.device("cpu"),
+    )
+    one, other = logs.random_pairs(200)
+    assert torch.equal(one, other) and len(one.unique()) > 50
 
 
 @pytest.mark.parametrize("name", ["principal_components", "patch_pictures"])
@@ -130,6 +173,8 @@ def test_bad_input_is_a_clear_error(maze: Path) -> None:
         start(small_run(maze, "z", held_out=0.0))
     with pytest.raises(UserError, match="joint is 0"):
         start(small_run(maze, "w", joint=0.0))
+    with pytest.raises(UserError, match="clip is 3: it must be above loss.rollout, 3"):
+        small_run(maze, "c", clip=3)
     with pytest.raises(UserError, match="data is empty"):
         start(replace(small_run(maze, "nothing"), data=""))
     with pytest.raises(UserError, match="batch is 1"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ import torch
 
 from worldmodel.data.dataset import Dataset
 from worldmodel.encoders.encoder import Encoder
+from worldmodel.errors import UserError
 from worldmodel.measure.environments import dataset_task
 from worldmodel.measure.statistics import spearman
-from worldmodel.models.latents import BATCH, encode_frames
+from worldmodel.models.latents import BATCH, encode_frames, latents_of_tokens
 from worldmodel.models.world_model import WorldModel
 
 PAIRS = 4000
@@ -33,18 +35,22 @@ def distance_correlations(
         ``{"pairs": n, "latents": {"elapsed": r, "task": r}, "tokens": {...}}``: the model's latent
         distance and the mean squared difference of the encoder's tokens, with the model steps
         between the frames and with the task's distance, where it has one.
+
+    Raises:
+        UserError: every episode is shorter than a model step.
     """
     rng = np.random.default_rng(seed)
     skip = model.config.frameskip
     long = episodes[dataset.lengths[episodes] >= skip]
+    if not len(long):
+        raise UserError(f"no held-out episode of {dataset.path} has {skip} actions: record more")
     chosen = rng.choice(long, PAIRS)
     steps = 1 + (rng.random(PAIRS) * (dataset.lengths[chosen] // skip)).astype(np.int64)
     start = (rng.random(PAIRS) * (dataset.lengths[chosen] - skip * steps + 1)).astype(np.int64)
     first = dataset.offsets[chosen] + start
     frames, index = np.unique(np.stack([first, first + skip * steps]), return_inverse=True)
     tokens = encode_frames(encoder, dataset, frames)
-    device = model.action_low.device
-    z = torch.cat([model.encode(part.to(device).float()) for part in tokens.split(BATCH)])
+    z = latents_of_tokens(model, tokens).to(model.action_low.device)
     one, other = torch.from_numpy(index.reshape(2, PAIRS))
     plain = [
         (tokens[i].float() - tokens[j].float()).square().mean((-2, -1))
@@ -53,13 +59,10 @@ def distance_correlations(
     distances = {"latents": model.distance(z[one], z[other]).cpu(), "tokens": torch.cat(plain)}
     truths = {"elapsed": steps}
     task = dataset_task(dataset)
-    if dataset.state is not None:
-        states = dataset.state[frames[index.reshape(2, PAIRS)]]
-        try:
-            pairs = zip(*states, strict=True)
-            truths["task"] = np.array([task.distance(state, goal) for state, goal in pairs])
-        except ValueError:  # this task has no distance
-            pass
+    assert dataset.state is not None
+    pairs = zip(*dataset.state[frames[index.reshape(2, PAIRS)]], strict=True)
+    with contextlib.suppress(ValueError):  # this task has no distance
+        truths["task"] = np.array([task.distance(state, goal) for state, goal in pairs])
     found: dict[str, Any] = {"pairs": PAIRS, "episodes": len(long)}
     for name, distance in distances.items():
         found[name] = {key: round(spearman(distance, truth), 4) for key, truth in truths.items()}

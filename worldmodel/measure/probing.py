@@ -17,7 +17,7 @@ the kinds of features that ``--kinds`` names:
               (Gurnee and Tegmark 2023)
     distance  rank correlation of distances between two frames of an episode, of latents and of
               plain tokens, with the model steps between them and with the task's own distance
-    shuffled  all of these except regions, with permuted targets: the control task of Hewitt and
+    shuffled  latents, imagined and layers, with permuted targets: the control task of Hewitt and
               Liang (2019), with an R^2 near 0
 """
 

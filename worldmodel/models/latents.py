@@ -41,8 +41,13 @@ def encode_frames(encoder: Encoder, dataset: Dataset, frames: np.ndarray) -> Ten
 @torch.no_grad()
 def latents_of(model: WorldModel, encoder: Encoder, dataset: Dataset, frames: np.ndarray) -> Tensor:
     """Latents of the given frames, float32 ``[n, P, D]`` on the CPU."""
+    return latents_of_tokens(model, encode_frames(encoder, dataset, frames))
+
+
+@torch.no_grad()
+def latents_of_tokens(model: WorldModel, tokens: Tensor) -> Tensor:
+    """Latents ``[n, P, D]``, float32 on the CPU, of patch tokens ``[n, N, C]``."""
     device = model.action_low.device
-    tokens = encode_frames(encoder, dataset, frames)
     parts = [model.encode(part.to(device).float()).cpu() for part in tokens.split(BATCH)]
     return torch.cat(parts)
 

@@ -39,7 +39,7 @@ def temporal_difference(
     metric: TemporalMetric,
     slow: TemporalMetric,
     z: Tensor,
-    index: Tensor,
+    ids: Tensor,
     generator: torch.Generator,
     discount: float = 0.98,
     expectile: float = 0.9,
@@ -55,13 +55,13 @@ def temporal_difference(
         metric: is trained.
         slow: its moving average, which gives the targets.
         z: latents of clips ``[B, J, P, D]``.
-        index: a number for each frame ``[B, J]``; equal numbers are the same frame.
+        ids: a number for each frame ``[B, J]``; equal numbers are the same frame.
         generator: draws transitions and goals, on the CPU.
         discount: per model step.
         expectile: of the steps saved, above 0.5.
         random_goals: share of goals from other clips; the others are later frames of the same clip.
     """
-    clips, frames = index.shape
+    clips, frames = ids.shape
     rows = torch.arange(clips)
     now = torch.randint(frames - 1, (clips,), generator=generator)
     ahead = torch.rand(clips, generator=generator) * (frames - 1 - now)
@@ -73,7 +73,7 @@ def temporal_difference(
     )
     rows, now, row, at = (t.to(z.device) for t in (rows, now, row, at))
     start, following, goal = z[rows, now], z[rows, now + 1], z[row, at]
-    arrived = index[rows, now] == index[row, at]
+    arrived = ids[rows, now] == ids[row, at]
     with torch.no_grad():
         target = torch.where(arrived, 0.0, 1 + discount * slow(following, goal))
         shorter = target < slow(start, goal)

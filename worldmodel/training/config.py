@@ -67,7 +67,7 @@ class TrainConfig:
         out: folder for the checkpoint, metrics and training state.
         cache: folder for cached tokens.
         steps: optimiser steps.
-        joint: share of the steps that train the representation too; then it is fixed. A
+        joint: share of the steps that train the representation; the others train the predictor. A
             representation that is fitted beforehand is fixed from the first step.
         pose_steps: optimiser steps that fit a planar pose beforehand.
         batch: clips per step.
@@ -118,13 +118,17 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "batch": 2, "horizon": 1, "log_every": 1}
+        least = {"steps": 1, "batch": 2, "clips": 1, "horizon": 1, "log_every": 1}
         least |= {"validate_every": 1, "save_every": 1}
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least {minimum}")
         if self.loss.rollout < 1:
             raise UserError(f"loss.rollout is {self.loss.rollout}: it must be at least 1")
+        if self.clip <= self.loss.rollout:
+            raise UserError(
+                f"clip is {self.clip}: it must be above loss.rollout, {self.loss.rollout}"
+            )
         if not 0 < self.held_out < 1:
             raise UserError(f"held_out is {self.held_out}: it must lie between 0 and 1")
         if not 0 < self.joint <= 1:

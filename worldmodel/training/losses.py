@@ -23,7 +23,7 @@ class LatentHeads(nn.Module):
     def __init__(self, config: ModelConfig, spec: DataSpec, components: int = 12) -> None:
         """`components`: leading numbers of each reduced token that are reconstructed."""
         super().__init__()
-        self.components = components
+        self.components = components = min(components, spec.token_dim)
         latent = config.tokens * config.dim
         actions = config.frameskip * len(spec.action_low)
         self.decoder = nn.Sequential(
@@ -128,7 +128,7 @@ def forward_error(heads: LatentHeads, z: Tensor, actions: Tensor, steps: int) ->
 
 
 def temporal_contrast(
-    z: Tensor, index: Tensor, generator: torch.Generator, heavy_tail: bool = True
+    z: Tensor, ids: Tensor, generator: torch.Generator, heavy_tail: bool = True
 ) -> Tensor:
     """InfoNCE (van den Oord et al. 2018): each frame has to find another frame of its clip among
     all frames of the batch, by its latent distance.
@@ -139,21 +139,21 @@ def temporal_contrast(
 
     Args:
         z: latents of clips ``[B, J, P, D]``.
-        index: a number for each frame ``[B, J]``; equal numbers are the same frame.
+        ids: a number for each frame ``[B, J]``; equal numbers are the same frame.
         generator: chooses the frame to find, on the CPU. Offsets in time are log-uniform.
         heavy_tail: use a Cauchy kernel of the distance (Boehm et al. 2023), which keeps distances
             of far frames in order; else an exponential one, which pushes all of them far away, and
             so finds differences that are hard to see.
     """
-    clips, frames = index.shape
+    clips, frames = ids.shape
     offset = (torch.rand(clips, frames, generator=generator) * math.log(frames)).exp().long()
     sign = 1 - 2 * torch.randint(2, (clips, frames), generator=generator)
     here = torch.arange(frames)
     there = here + sign * offset
     there = torch.where((there < 0) | (there >= frames), here - sign * offset, there)
-    there = there.clamp(0, frames - 1).to(index.device)
-    positive = (torch.arange(clips, device=index.device)[:, None] * frames + there).flatten()
-    flat, number = z.flatten(2).flatten(0, 1).float(), index.flatten()
+    there = there.clamp(0, frames - 1).to(ids.device)
+    positive = (torch.arange(clips, device=ids.device)[:, None] * frames + there).flatten()
+    flat, number = z.flatten(2).flatten(0, 1).float(), ids.flatten()
     norm = flat.square().sum(-1)
     distance = (norm[:, None] + norm[None] - 2 * flat @ flat.T).clamp_min(0)
     logits = -torch.log1p(distance) if heavy_tail else -2 * (distance + 1e-4).sqrt()

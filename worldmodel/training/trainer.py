@@ -78,7 +78,8 @@ from worldmodel.training.validation import error_sentence, held_out_errors, read
 
 __all__ = ["LossConfig", "OptimConfig", "TrainConfig", "WorldModelTrainer", "start", "train"]
 Array = NDArray[Any]
-SHARP = 0.4  # of the first phase
+SHARP = 0.4  # share of the first phase with an exponential kernel
+SHARP_FORWARD = 0.25  # of the forward model's weight meanwhile
 VALIDATION = 2**31  # beside the seed of validation clips
 
 
@@ -136,7 +137,10 @@ class WorldModelTrainer:
     def learning_rate(self, step: int, progress: float) -> float:
         """A linear warm-up, and in each phase a cosine to zero."""
         joint = self.joint
-        share = progress / joint if progress < joint else (progress - joint) / (1 - joint or 1)
+        if progress < joint:
+            share = progress / joint
+        else:
+            share = (progress - joint) / max(1e-9, 1 - joint)
         return min(1.0, (step + 1) / max(1, self.config.optim.warmup)) * cosine(share)
 
     # Before a step ---------------------------------------------------------------------------
@@ -245,7 +249,7 @@ class WorldModelTrainer:
                 self.model, self.heads, z, reduced, clips.proprio, clips.actions, c.loss.rollout
             )
             terms["contrast"] = temporal_contrast(z, clips.ids, generator, smooth)
-            weights = c.loss if smooth else replace(c.loss, forward=c.loss.forward / 4)
+            weights = c.loss if smooth else replace(c.loss, forward=SHARP_FORWARD * c.loss.forward)
             loss = weighted_sum(weights, terms)
         return loss, {name: term.detach() for name, term in terms.items()}
 
