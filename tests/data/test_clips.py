@@ -58,6 +58,16 @@ def test_clips_are_padded_with_the_hold_action() -> None:
     assert np.array_equal(gather(clips, features)[..., 0], clips.frames)
 
 
+def test_clips_may_be_kept_from_beginning_before_their_episode() -> None:
+    data = [logs([20, 20])]
+    sampler = ClipSampler(data, SKIP)
+    episodes = choose(data, [np.arange(2)], SKIP)
+    inside = sampler.draw(episodes, 300, 4, np.random.default_rng(0), before=0)
+    assert (np.diff(inside.frames) == SKIP).all()
+    anywhere = sampler.draw(episodes, 300, 4, np.random.default_rng(0))
+    assert (np.diff(anywhere.frames) < SKIP).any()
+
+
 def test_hold_repeat_pads_with_the_nearest_action() -> None:
     data = logs([4], hold="repeat")
     clips = ClipSampler([data], SKIP).draw(
