@@ -69,3 +69,14 @@ def test_it_is_fitted_once_and_registered() -> None:
     assert not adapter().fitted
     assert fitted(12)[0].fitted
     assert REPRESENTATIONS["patch_adapter"] is PatchAdapter and not PatchAdapter.fixed
+
+
+def test_finer_grids_are_reduced_to_the_same_coarse_one() -> None:
+    config = ModelConfig(tokens=1, dim=8, predictor="mlp")
+    sizes = set()
+    for side in (8, 16):
+        spec = DataSpec(side**2, C, (-1.0,), (1.0,), (0.0,), (1.0,))
+        finer = PatchAdapter(config, spec)
+        assert finer.adapt(torch.randn(3, side**2, C)).shape == (3, 1, 8)
+        sizes.add(finer.mix[1].in_features)
+    assert len(sizes) == 1

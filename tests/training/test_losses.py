@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from worldmodel.training.losses import temporal_contrast
+from worldmodel.training.losses import distort, temporal_contrast
 
 
 def walk(clips: int, frames: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,3 +58,16 @@ def test_distances_grow_with_time_after_training() -> None:
     z = net(features).detach()
     apart = [(z[:, gap:] - z[:, : 12 - gap]).square().sum(-1).mean() for gap in (1, 3, 6, 11)]
     assert apart == sorted(apart)
+
+
+def test_distortion_hides_patches_and_has_one_noise_level() -> None:
+    clean = torch.full((8, 5, 64, 32), 3.0)
+    distorted = distort(clean, 0.2, 0.25, torch.Generator().manual_seed(0))
+    hidden = (distorted == 0).all(-1)
+    assert float(hidden.float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert hidden.float().mean((0, 1)).std() > 0  # other patches in each frame
+    noise = [clip[~here].sub(3).std() for clip, here in zip(distorted, hidden, strict=True)]
+    torch.testing.assert_close(torch.stack(noise), torch.full((8,), 0.2), rtol=0.05, atol=0)
+    again = distort(clean, 0.2, 0.25, torch.Generator().manual_seed(0))
+    assert torch.equal(again, distorted)
+    torch.testing.assert_close(distort(clean, 0.0, 0.0, torch.Generator()), clean)

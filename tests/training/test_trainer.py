@@ -48,7 +48,7 @@ def test_latents_are_fixed_after_the_joint_steps(maze: Path) -> None:
     trainer, loop = start(small_run(maze, "fixed", steps=20, joint=0.25))
     for step in range(5):
         terms = loop.update()
-        weights = asdict(LossConfig()) | ({"forward": 0.5} if step < 2 else {})
+        weights = asdict(LossConfig()) | ({"forward": 0.5, "reconstruct": 1.0} if step < 2 else {})
         others = {"loss", "grad_norm", "lr"}
         loss = sum(weights[name] * float(terms[name]) for name in terms.keys() - others)
         assert float(terms["loss"]) == pytest.approx(loss, rel=1e-4)
@@ -60,7 +60,7 @@ def test_latents_are_fixed_after_the_joint_steps(maze: Path) -> None:
         for name, value in model.representation.state_dict().items():
             assert torch.equal(value, projector[name])
     assert not torch.equal(trainer.model.predictor.next_z.weight, predictor)
-    assert trainer.frames.features[0].shape == (120 * 21, SMALL.tokens, SMALL.dim)
+    assert trainer.frames.features.shape == (120 * 21, SMALL.tokens, SMALL.dim)
 
 
 @pytest.mark.slow
@@ -89,7 +89,15 @@ def test_only_the_predictor_learns_from_dynamics_data(maze: Path) -> None:
     for _ in range(3):
         loop.update()
     assert np.bincount(trainer.frames.train.source).tolist() == [114, 19]
-    assert [len(frames) for frames in trainer.frames.features] == [120 * 21, 20 * 16]
+    assert len(trainer.frames.features) == 120 * 21 + 20 * 16
+    rng = np.random.default_rng(0)
+    clips = trainer.frames.sampler.draw(trainer.frames.train, 64, 3, rng)
+    drawn = trainer.frames.draw(64, 3, np.random.default_rng(0))
+    for source, of, drawn_z in zip(clips.source, clips.frames, drawn.frames, strict=True):
+        tokens = torch.from_numpy(np.array(trainer.frames.tokens[source][of])).float()
+        torch.testing.assert_close(
+            drawn_z.float(), trainer.averaged.encode(tokens), rtol=0.1, atol=0.1
+        )
     alone, _ = start(small_run(maze, "alone", steps=4, joint=0.5))
     assert alone.spec.proprio_mean != trainer.spec.proprio_mean  # statistics are of all frames
 
@@ -108,6 +116,13 @@ def test_a_temporal_metric_is_trained_with_the_predictor_and_used_by_the_agent(
     agents = Inference(trainer.averaged, trainer.encoder, bfloat16=True).model
     exact = trainer.averaged.distance(z[1:], z[0])
     torch.testing.assert_close(agents.distance(z[1:], z[0]), exact, rtol=0.1, atol=0.01)
+
+
+def test_a_run_ends_after_its_minutes_and_passes_through_both_phases(maze: Path) -> None:
+    trainer, loop = start(replace(small_run(maze, "minutes", steps=10**6), minutes=0.1))
+    loop.run()
+    assert trainer.frames.fixed and 10 < loop.step < 10**5
+    assert 0.1 <= loop.minutes < 0.3
 
 
 def test_pairs_of_frames_are_of_the_same_episode(maze: Path) -> None:

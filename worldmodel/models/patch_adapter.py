@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.models.config import DataSpec, ModelConfig
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from worldmodel.data.logs import Logs
 
 START = 8.0  # mean squared distance of latents, before training
+COARSE = 4  # positions along each side of the last feature map
 PAIRS = 1024  # of frames, that components are computed from
 
 
@@ -27,9 +28,8 @@ class PatchAdapter(Representation):
     1. Tokens are reduced to the principal components of their changes within episodes, each scaled
        to unit variance. What never changes while the robot acts, such as a background, is dropped.
        This stage is linear and fixed before training.
-    2. An MLP turns the components into latents. It sees them patch by patch, which tells where
-       things are, and as vectors pooled over all patches by learned attention, which describe an
-       object in the same way wherever it is.
+    2. A convolutional network turns the components into latents. It looks for the same things
+       everywhere in the image, so it needs less data than an MLP of all tokens.
     """
 
     mean: Tensor
@@ -41,32 +41,38 @@ class PatchAdapter(Representation):
         config: ModelConfig,
         spec: DataSpec,
         components: int = 32,
-        width: int = 64,
-        queries: int = 8,
-        hidden: int = 1024,
+        width: int = 96,
+        hidden: int = 512,
     ):
         """
         Args:
             components: principal components of each patch token.
-            width: of the vectors that are pooled.
-            queries: pooled vectors.
-            hidden: width of the MLP.
+            width: channels of the first layers.
+            hidden: width of the last layer but one.
         """
         super().__init__(config, spec)
+        self.side = side = math.isqrt(spec.num_tokens)
         components = min(components, spec.token_dim)
         self.register_buffer("mean", torch.zeros(spec.num_tokens, spec.token_dim))
         self.register_buffer("basis", torch.zeros(spec.token_dim, components))
         self.register_buffer("centres", patch_centres(spec.num_tokens), persistent=False)
-        self.features = nn.Linear(components, width)
-        self.positions = nn.Parameter(0.02 * torch.randn(spec.num_tokens, width))
-        self.attention = nn.Linear(width, queries)
-        self.norm = nn.LayerNorm(queries * (width + 2))
+        layers: list[nn.Module] = [
+            nn.Conv2d(components + 2, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+        ]
+        channels = width
+        while side > COARSE:
+            layers += [nn.Conv2d(channels, 2 * width, 3, stride=2, padding=1), nn.ReLU()]
+            channels, side = 2 * width, (side + 1) // 2
+        size = channels * side * side
+        self.conv = nn.Sequential(*layers)
         self.mix = nn.Sequential(
-            nn.Linear(queries * (width + 2) + components * spec.num_tokens, hidden),
+            nn.LayerNorm(size),
+            nn.Linear(size, hidden),
             nn.ReLU(),
-            nn.Linear(hidden, hidden // 2),
-            nn.ReLU(),
-            nn.Linear(hidden // 2, config.tokens * config.dim),
+            nn.Linear(hidden, config.tokens * config.dim),
         )
 
     @property
@@ -98,9 +104,7 @@ class PatchAdapter(Representation):
 
     def adapt(self, reduced: Tensor) -> Tensor:
         x = reduced.flatten(0, -3)
-        features = F.relu(self.features(x) + self.positions)
-        weights = self.attention(features).transpose(1, 2).softmax(-1)
-        places = self.centres.expand(x.shape[0], -1, -1)
-        pooled = weights.to(features.dtype) @ torch.cat([features, places.to(features.dtype)], -1)
-        z = self.mix(torch.cat([self.norm(pooled.flatten(1)), x.flatten(1)], -1)).float()
+        places = self.centres.to(x.dtype).expand(x.shape[0], -1, -1)
+        image = torch.cat([x, places], -1).transpose(1, 2).unflatten(-1, (self.side, self.side))
+        z = self.mix(self.conv(image).flatten(1)).float()
         return z.reshape(*reduced.shape[:-2], self.config.tokens, self.config.dim)

@@ -38,7 +38,8 @@ class LossConfig:
         forward: prediction error of a small forward model, which makes latents predictable.
         metric: error of the temporal metric, where the model has one.
         proprio: prediction error of proprioception.
-        read_proprio: error of proprioception read off one frame's latents.
+        read_proprio: error of proprioception read off one frame's latents, which keeps the robot's
+            place precise.
         reconstruct: error of the encoder's tokens, reconstructed from the latents.
         inverse: error of the actions, inferred from the latents before and after them.
     """
@@ -48,9 +49,9 @@ class LossConfig:
     forward: float = 2.0
     metric: float = 1.0
     proprio: float = 0.5
-    read_proprio: float = 0.5
-    reconstruct: float = 1.0
-    inverse: float = 0.2
+    read_proprio: float = 3.0
+    reconstruct: float = 5.0
+    inverse: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,17 @@ class TrainConfig:
         out: folder for the checkpoint, metrics and training state.
         cache: folder for cached tokens.
         steps: optimiser steps.
+        minutes: wall-clock budget that replaces `steps`, or None. It includes computing the reduced
+            tokens and the latents of all frames, but not encoding.
         joint: share of the steps that train the representation; the others train the predictor. A
             representation that is fitted beforehand is fixed from the first step.
         pose_steps: optimiser steps that fit a planar pose beforehand.
         batch: clips per step.
         clip: frames of a clip while the representation is trained.
         clips: clips per step while the representation is trained.
+        noise: standard deviation of noise on reduced tokens while the representation is trained;
+            their own one is about 1.
+        masked: share of patches that are set to their mean meanwhile.
         horizon: default planning horizon in model steps, stored in the checkpoint.
         samples: default candidates per planning iteration, stored likewise.
         iterations: default planning iterations, stored likewise.
@@ -97,11 +103,14 @@ class TrainConfig:
     out: str = "runs/train"
     cache: str = "data/latents"
     steps: int = 9000
+    minutes: float | None = None
     joint: float = 0.55
     pose_steps: int = 4000
     batch: int = 512
     clip: int = 12
     clips: int = 64
+    noise: float = 0.2
+    masked: float = 0.1
     horizon: int = 5
     samples: int = 128
     iterations: int = 12
@@ -123,6 +132,13 @@ class TrainConfig:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least {minimum}")
+        if self.minutes is not None and not self.minutes > 0:
+            raise UserError(f"minutes is {self.minutes}: it must be above 0")
+        if not (self.noise >= 0 and 0 <= self.masked < 1):
+            raise UserError(
+                f"noise is {self.noise} and masked is {self.masked}: noise must be at least 0, "
+                "masked at least 0 and below 1"
+            )
         if self.loss.rollout < 1:
             raise UserError(f"loss.rollout is {self.loss.rollout}: it must be at least 1")
         if self.clip <= self.loss.rollout:

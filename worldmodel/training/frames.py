@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldmodel.data.cache import LatentCache
-from worldmodel.data.clips import ClipSampler, gather
+from worldmodel.data.clips import Clips, ClipSampler
 from worldmodel.data.dataset import Dataset, open_dataset
 from worldmodel.data.recording import parse_hold
 from worldmodel.encoders.encoder import Encoder
@@ -40,11 +40,12 @@ class Batch(NamedTuple):
 
 
 class TrainingFrames:
-    """Draws clips of frames: first with reduced tokens, later with fixed latents.
+    """Draws clips of frames: first with reduced tokens, later with fixed latents. These are in
+    memory: in the device's own, where they fit into half of it.
 
     Attributes:
         datasets: all datasets.
-        tokens: of each dataset, the encoder's tokens ``[frames, N, C]``.
+        tokens: of each dataset, the encoder's tokens ``[frames, N, C]``, on the disk.
         sampler: draws clips; reduced tokens are drawn from the leading datasets only.
         train: episodes to train on.
         held_out: episodes for validation.
@@ -66,23 +67,36 @@ class TrainingFrames:
         self.frameskip, self.share, self.device = frameskip, held_out, device
         self.leading = leading
         self.reduced = self.fixed = False
-        self._sample_from(datasets[:leading], tokens[:leading])
+        self.features = torch.empty(0)
+        self._sample_from(datasets[:leading])
 
-    def _sample_from(self, datasets: list[Dataset], features: list[Array]) -> None:
-        self.features = features
+    def _sample_from(self, datasets: list[Dataset]) -> None:
         self.sampler = ClipSampler(datasets, self.frameskip)
         self.train, self.held_out = self.sampler.split(self.share)
+        self.first = np.cumsum([0, *(len(dataset) for dataset in datasets)])
 
-    def use_reduced(self, reduce: Callable[[Array], Array]) -> None:
+    def use_reduced(self, reduce: Callable[[Array], Tensor]) -> None:
         """From now on, frames of the leading datasets are drawn as ``reduce(tokens)``."""
         leading = slice(self.leading)
-        self._sample_from(self.datasets[leading], [reduce(t) for t in self.tokens[leading]])
+        self._sample_from(self.datasets[leading])
+        self.features = self._store([reduce(tokens) for tokens in self.tokens[leading]])
         self.reduced = True
 
-    def use_latents(self, encode: Callable[[Array], Array]) -> None:
+    def use_latents(self, encode: Callable[[Array], Tensor]) -> None:
         """From now on, frames of all datasets are drawn as their latents, ``encode(tokens)``."""
-        self._sample_from(self.datasets, [encode(tokens) for tokens in self.tokens])
+        self._sample_from(self.datasets)
+        self.features = self._store([encode(tokens) for tokens in self.tokens])
         self.reduced, self.fixed = False, True
+
+    def _store(self, features: Sequence[Tensor]) -> Tensor:
+        """Features of all datasets in one tensor, on the device if they take at most half of it."""
+        self.features = torch.empty(0)  # free the memory of earlier ones
+        stored = torch.cat(list(features))
+        if self.device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.device)
+            if stored.nbytes > free // 2:
+                return stored
+        return stored.to(self.device)
 
     def draw(
         self,
@@ -95,10 +109,14 @@ class TrainingFrames:
         """`count` random clips of `length` frames; `before` as in `ClipSampler.draw`."""
         episodes = self.held_out if held_out else self.train
         clips = self.sampler.draw(episodes, count, length, rng, before)
-        frames = gather(clips, self.features)
-        ids = torch.from_numpy(clips.frames + (clips.source[:, None] << 40))
+        ids = self._ids(clips)
+        frames = self.features[ids.to(self.features.device)]
         parts = (frames, clips.proprio, clips.actions, ids)
         return Batch(*(part.to(self.device) for part in parts))
+
+    def _ids(self, clips: Clips) -> Tensor:
+        """Rows of `features` that hold the frames of clips."""
+        return torch.from_numpy(clips.frames + self.first[clips.source][:, None])
 
     def spec(self, encoder: Encoder) -> DataSpec:
         """Sizes and statistics of the world model's inputs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
@@ -41,6 +42,23 @@ class LatentHeads(nn.Module):
             nn.ReLU(),
             nn.Linear(512, latent),
         )
+
+
+def distort(reduced: Tensor, noise: float, masked: float, generator: torch.Generator) -> Tensor:
+    """Reduced tokens ``[B, J, N, R]`` with noise, and some patches set to their mean, zero.
+
+    The same noise level for all frames: a level of its own would mark the frames of a clip, and the
+    contrast would find them by it.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    local = torch.Generator(reduced.device).manual_seed(seed)
+
+    def random(draw: Callable[..., Tensor], *shape: int) -> Tensor:
+        return draw(*shape, generator=local, device=reduced.device, dtype=reduced.dtype)
+
+    noisy = reduced + noise * random(torch.randn, *reduced.shape)
+    kept = random(torch.rand, *reduced.shape[:-1]) >= masked
+    return noisy * kept.unsqueeze(-1)
 
 
 def weighted_sum(config: LossConfig, terms: Terms) -> Tensor:

@@ -69,6 +69,7 @@ from worldmodel.training.loop import (
 )
 from worldmodel.training.losses import (
     LatentHeads,
+    distort,
     latent_terms,
     prediction_terms,
     temporal_contrast,
@@ -79,7 +80,8 @@ from worldmodel.training.validation import error_sentence, held_out_errors, read
 __all__ = ["LossConfig", "OptimConfig", "TrainConfig", "WorldModelTrainer", "start", "train"]
 Array = NDArray[Any]
 SHARP = 0.4  # share of the first phase with an exponential kernel
-SHARP_FORWARD = 0.25  # of the forward model's weight meanwhile
+SHARP_FORWARD, SHARP_RECONSTRUCT = 0.25, 0.2  # of the weights of these terms meanwhile
+READ_PROPRIO = 0.5  # weight of this term in the second phase
 VALIDATION = 2**31  # beside the seed of validation clips
 
 
@@ -98,6 +100,7 @@ class WorldModelTrainer:
         self.config, self.frames, self.encoder = config, frames, encoder
         self.joint, self.teacher, self.device = joint, teacher, frames.device
         self.hold = frames.hold()
+        self.progress = 0.0
         self.spec = teacher.model.spec if teacher else frames.spec(encoder)
         torch.manual_seed(config.seed)
         self.model = WorldModel(config.model, self.spec).to(self.device)
@@ -147,6 +150,7 @@ class WorldModelTrainer:
 
     def prepare(self, step: int, progress: float) -> bool:
         """Fit representation and predictor where needed; fix the latents after the first phase."""
+        self.progress = progress
         if self.frames.fixed:
             return False
         fitted = self._fit()
@@ -191,8 +195,8 @@ class WorldModelTrainer:
         self.frames.use_latents(lambda tokens: self._compute(encode, tokens, "latents"))
 
     @torch.no_grad()
-    def _compute(self, function: Callable[[Tensor], Tensor], tokens: Array, name: str) -> Array:
-        """A function of tokens ``[M, N, C]``, computed in parts, float16."""
+    def _compute(self, function: Callable[[Tensor], Tensor], tokens: Array, name: str) -> Tensor:
+        """A function of tokens ``[M, N, C]``, computed in parts, float16, on the CPU."""
         parts = []
         with autocast(self.device):
             starts = range(0, len(tokens), 2048)
@@ -201,7 +205,7 @@ class WorldModelTrainer:
                 if not has_bfloat16(self.device):
                     part = part.float()
                 parts.append(function(part).half().cpu())
-        return torch.cat(parts).numpy()
+        return torch.cat(parts)
 
     # A step ----------------------------------------------------------------------------------
 
@@ -230,7 +234,9 @@ class WorldModelTrainer:
                 terms["metric"] = temporal_difference(
                     self.model.metric, slow, clips.frames.float(), clips.ids, generator
                 )
-            loss = weighted_sum(c.loss, terms)
+            # Only the head still learns to read proprioception. Its gradient is clipped together
+            # with the predictor's, so keep it small.
+            loss = weighted_sum(replace(c.loss, read_proprio=READ_PROPRIO), terms)
         return loss, {name: term.detach() for name, term in terms.items()}
 
     def _representation_loss(
@@ -238,18 +244,24 @@ class WorldModelTrainer:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of the first phase, which trains the representation, and its terms."""
         c = self.config
-        smooth = step >= SHARP * self.joint * c.steps
+        smooth = self.progress >= SHARP * self.joint
         assert self.heads is not None
         clips = self.frames.draw(c.clips, c.clip, rng, before=0)
         with autocast(self.device):
             reduced = clips.frames
             reduced = reduced.bfloat16() if has_bfloat16(self.device) else reduced.float()
-            z = self.model.representation.adapt(reduced)
+            z = self.model.representation.adapt(distort(reduced, c.noise, c.masked, generator))
             terms = latent_terms(
                 self.model, self.heads, z, reduced, clips.proprio, clips.actions, c.loss.rollout
             )
             terms["contrast"] = temporal_contrast(z, clips.ids, generator, smooth)
-            weights = c.loss if smooth else replace(c.loss, forward=SHARP_FORWARD * c.loss.forward)
+            weights = c.loss
+            if not smooth:
+                weights = replace(
+                    weights,
+                    forward=SHARP_FORWARD * weights.forward,
+                    reconstruct=SHARP_RECONSTRUCT * weights.reconstruct,
+                )
             loss = weighted_sum(weights, terms)
         return loss, {name: term.detach() for name, term in terms.items()}
 
@@ -342,7 +354,8 @@ def start(config: TrainConfig) -> tuple[WorldModelTrainer, Loop]:
     trainer = WorldModelTrainer(config, frames, encoder, joint, teacher)
     loop_config = LoopConfig(
         out=Path(config.out),
-        steps=config.steps,
+        steps=config.steps if config.minutes is None else None,
+        minutes=config.minutes or 0.0,
         batch=config.batch,
         clip=config.optim.clip,
         log_every=config.log_every,
