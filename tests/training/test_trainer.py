@@ -120,6 +120,7 @@ def test_a_temporal_metric_is_trained_with_the_predictor_and_used_by_the_agent(
 
 def test_a_run_ends_after_its_minutes_and_passes_through_both_phases(maze: Path) -> None:
     trainer, loop = start(replace(small_run(maze, "minutes", steps=10**6), minutes=0.1))
+    (maze / "minutes").mkdir()
     loop.run()
     assert trainer.frames.fixed and 10 < loop.step < 10**5
     assert 0.1 <= loop.minutes < 0.3
