@@ -46,7 +46,7 @@ def rehearse(
     )
     latents = rng.standard_normal((frames, c.tokens, c.dim)).astype(np.float16)
     made_up = TrainingFrames([data], [latents], 1, c.frameskip, config.held_out, device)
-    made_up.use_latents(lambda latents: latents)
+    made_up.use_latents(torch.from_numpy)
     trainer = WorldModelTrainer(config, made_up, encoder, joint=0.0)
     trainer.model.representation.requires_grad_(False)
     loop = Loop(trainer, LoopConfig(Path(), config.steps, config.batch, config.optim.clip))

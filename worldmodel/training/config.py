@@ -39,7 +39,7 @@ class LossConfig:
         metric: error of the temporal metric, where the model has one.
         proprio: prediction error of proprioception.
         read_proprio: error of proprioception read off one frame's latents, which keeps the robot's
-            place precise.
+            place precise; once latents are fixed, only a head learns from it, with weight 0.5.
         reconstruct: error of the encoder's tokens, reconstructed from the latents.
         inverse: error of the actions, inferred from the latents before and after them.
     """

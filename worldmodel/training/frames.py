@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldmodel.data.cache import LatentCache
-from worldmodel.data.clips import Clips, ClipSampler
+from worldmodel.data.clips import ClipSampler
 from worldmodel.data.dataset import Dataset, open_dataset
 from worldmodel.data.recording import parse_hold
 from worldmodel.encoders.encoder import Encoder
@@ -49,6 +49,8 @@ class TrainingFrames:
         sampler: draws clips; reduced tokens are drawn from the leading datasets only.
         train: episodes to train on.
         held_out: episodes for validation.
+        features: reduced tokens or latents of all frames that are drawn, ``[frames, ...]``.
+        first: row of each dataset's first frame in `features`.
         reduced: whether frames are reduced tokens.
         fixed: whether frames are latents.
     """
@@ -73,7 +75,7 @@ class TrainingFrames:
     def _sample_from(self, datasets: list[Dataset]) -> None:
         self.sampler = ClipSampler(datasets, self.frameskip)
         self.train, self.held_out = self.sampler.split(self.share)
-        self.first = np.cumsum([0, *(len(dataset) for dataset in datasets)])
+        self.first = np.cumsum([0, *(dataset.offsets[-1] for dataset in datasets)])
 
     def use_reduced(self, reduce: Callable[[Array], Tensor]) -> None:
         """From now on, frames of the leading datasets are drawn as ``reduce(tokens)``."""
@@ -88,10 +90,10 @@ class TrainingFrames:
         self.features = self._store([encode(tokens) for tokens in self.tokens])
         self.reduced, self.fixed = False, True
 
-    def _store(self, features: Sequence[Tensor]) -> Tensor:
+    def _store(self, features: list[Tensor]) -> Tensor:
         """Features of all datasets in one tensor, on the device if they take at most half of it."""
         self.features = torch.empty(0)  # free the memory of earlier ones
-        stored = torch.cat(list(features))
+        stored = torch.cat(features)
         if self.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self.device)
             if stored.nbytes > free // 2:
@@ -109,14 +111,10 @@ class TrainingFrames:
         """`count` random clips of `length` frames; `before` as in `ClipSampler.draw`."""
         episodes = self.held_out if held_out else self.train
         clips = self.sampler.draw(episodes, count, length, rng, before)
-        ids = self._ids(clips)
+        ids = torch.from_numpy(clips.frames + self.first[clips.source][:, None])
         frames = self.features[ids.to(self.features.device)]
         parts = (frames, clips.proprio, clips.actions, ids)
         return Batch(*(part.to(self.device) for part in parts))
-
-    def _ids(self, clips: Clips) -> Tensor:
-        """Rows of `features` that hold the frames of clips."""
-        return torch.from_numpy(clips.frames + self.first[clips.source][:, None])
 
     def spec(self, encoder: Encoder) -> DataSpec:
         """Sizes and statistics of the world model's inputs."""
