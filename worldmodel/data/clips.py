@@ -1,7 +1,6 @@
 """Random clips of recorded episodes, for training and for measuring.
 
-Clips hold indices of frames, so that pixels, tokens or latents are looked up where they are needed
-(`gather`).
+Clips hold indices of frames, so that pixels, tokens or latents are looked up where they are needed.
 """
 
 from __future__ import annotations
@@ -159,24 +158,6 @@ def hold_vector(dataset: Dataset) -> Array:
     if isinstance(dataset.hold, list):
         return np.array(dataset.hold, np.float32)
     return np.clip(np.zeros_like(dataset.action_low), dataset.action_low, dataset.action_high)
-
-
-def gather(clips: Clips, features: Sequence[Array]) -> Tensor:
-    """Features of the frames of clips.
-
-    Args:
-        features: for each dataset, ``[N, ...]``: tokens, latents or pixels of all frames.
-
-    Returns:
-        ``[B, J, ...]``, in the type of `features`.
-    """
-    import torch
-
-    out = np.empty((*clips.frames.shape, *features[0].shape[1:]), features[0].dtype)
-    for number in np.unique(clips.source):
-        rows = clips.source == number
-        out[rows] = features[number][clips.frames[rows]]
-    return torch.from_numpy(out)
 
 
 def spaced_frames(episodes: EpisodeIndex, about: int) -> tuple[Array, Array, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from worldmodel.errors import UserError
@@ -76,9 +77,9 @@ class TrainConfig:
         batch: clips per step.
         clip: frames of a clip while the representation is trained.
         clips: clips per step while the representation is trained.
-        noise: standard deviation of noise on reduced tokens while the representation is trained;
-            their own one is about 1.
-        masked: share of patches that are set to their mean meanwhile.
+        noise: standard deviation of the noise that is added to reduced tokens while the
+            representation is trained. Reduced tokens have a standard deviation of about 1.
+        masked: share of patches that are hidden while the representation is trained.
         horizon: default planning horizon in model steps, stored in the checkpoint.
         samples: default candidates per planning iteration, stored likewise.
         iterations: default planning iterations, stored likewise.
@@ -132,9 +133,9 @@ class TrainConfig:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least {minimum}")
-        if self.minutes is not None and not self.minutes > 0:
-            raise UserError(f"minutes is {self.minutes}: it must be above 0")
-        if not (self.noise >= 0 and 0 <= self.masked < 1):
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise UserError(f"minutes is {self.minutes}: it must be a number above 0")
+        if not (0 <= self.noise < math.inf and 0 <= self.masked < 1):
             raise UserError(
                 f"noise is {self.noise} and masked is {self.masked}: noise must be at least 0, "
                 "masked at least 0 and below 1"

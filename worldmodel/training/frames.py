@@ -40,8 +40,8 @@ class Batch(NamedTuple):
 
 
 class TrainingFrames:
-    """Draws clips of frames: first with reduced tokens, later with fixed latents. These are in
-    memory: in the device's own, where they fit into half of it.
+    """Draws clips of frames: first with reduced tokens, later with fixed latents. They are
+    kept in the device's memory if they take at most half of it, else in main memory.
 
     Attributes:
         datasets: all datasets.

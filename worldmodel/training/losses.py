@@ -47,8 +47,8 @@ class LatentHeads(nn.Module):
 def distort(reduced: Tensor, noise: float, masked: float, generator: torch.Generator) -> Tensor:
     """Reduced tokens ``[B, J, N, R]`` with noise, and some patches set to their mean, zero.
 
-    The same noise level for all frames: a level of its own would mark the frames of a clip, and the
-    contrast would find them by it.
+    All frames have the same noise level. If each clip had its own, the contrast could find the
+    frames of a clip by their level.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
     local = torch.Generator(reduced.device).manual_seed(seed)
