@@ -194,8 +194,10 @@ def test_bundled_models(name: str, tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     "config",
     [
-        ModelConfig(tokens=2, dim=8, predictor="mlp", width=32, depth=1),
-        ModelConfig(tokens=2, dim=8, actions="concat", width=32, depth=1, heads=2, context=1),
+        ModelConfig(tokens=2, dim=8, predictor="mlp", width=32, depth=1, frameskip=5),
+        ModelConfig(
+            tokens=2, dim=8, actions="concat", width=32, depth=1, heads=2, context=1, frameskip=5
+        ),
     ],
     ids=["mlp", "concat"],
 )

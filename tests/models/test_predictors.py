@@ -14,7 +14,14 @@ from worldmodel.models.world_model import WorldModel
 def local_model(side: int = 8) -> WorldModel:
     torch.manual_seed(0)
     config = ModelConfig(
-        side**2, 3, "local", width=16, depth=1, context=2, representation="principal_components"
+        side**2,
+        3,
+        "local",
+        width=16,
+        depth=1,
+        context=2,
+        frameskip=5,
+        representation="principal_components",
     )
     model = WorldModel(config, DataSpec(side**2, 5, (-1.0,), (1.0,), (0.0,), (1.0,))).eval()
     for p in model.parameters():  # so that every path matters

@@ -11,7 +11,7 @@ import torch
 from worldmodel.models.config import DataSpec, ModelConfig
 from worldmodel.models.world_model import WorldModel, near_distance
 
-SMALL = ModelConfig(tokens=2, dim=8, width=32, depth=1, heads=2)
+SMALL = ModelConfig(tokens=2, dim=8, width=32, depth=1, heads=2, frameskip=5)
 
 
 @pytest.mark.parametrize("actions_by", ["adaln", "concat"])

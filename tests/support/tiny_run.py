@@ -7,7 +7,7 @@ from pathlib import Path
 from worldmodel.models.config import ModelConfig
 from worldmodel.training.config import TrainConfig
 
-SMALL = ModelConfig(2, 8, "transformer", width=32, depth=1, heads=2)
+SMALL = ModelConfig(2, 8, "transformer", width=32, depth=1, heads=2, frameskip=5)
 
 
 def small_run(folder: Path, name: str, **options: object) -> TrainConfig:

@@ -23,12 +23,10 @@ class ModelConfig:
         depth: of the predictor, in blocks.
         heads: attention heads of the transformer.
         context: frames the predictor sees, K.
-        frameskip: primitive actions per model step, F.
+        frameskip: primitive actions per model step, F; 0: measured from the data in training.
         representation: how patch tokens become latents: "patch_adapter", which is trained;
             "principal_components" or "patch_pictures", which have one latent token for each patch;
             or "planar_pose", which has one latent token of dim 6.
-        metric: numbers of the embedding whose distances are times; 0: the representation's own
-            distance.
         activation: of the predictors "mlp" and "relative". ReLU is much faster on a CPU.
     """
 
@@ -40,9 +38,8 @@ class ModelConfig:
     depth: int = 4
     heads: int = 4
     context: int = 3
-    frameskip: int = 5
+    frameskip: int = 0
     representation: str = "patch_adapter"
-    metric: int = 0
     activation: Literal["gelu", "relu"] = "relu"
 
     def __post_init__(self) -> None:

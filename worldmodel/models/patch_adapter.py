@@ -12,6 +12,7 @@ from worldmodel.models.config import DataSpec, ModelConfig
 from worldmodel.models.layers import patch_centres
 from worldmodel.models.registry import REPRESENTATIONS
 from worldmodel.models.representations import Representation
+from worldmodel.models.slow_metric import slow_metric
 
 if TYPE_CHECKING:
     from worldmodel.data.logs import Logs
@@ -35,6 +36,7 @@ class PatchAdapter(Representation):
     mean: Tensor
     basis: Tensor
     centres: Tensor
+    metric: Tensor
 
     def __init__(
         self,
@@ -55,6 +57,8 @@ class PatchAdapter(Representation):
         components = min(components, spec.token_dim)
         self.register_buffer("mean", torch.zeros(spec.num_tokens, spec.token_dim))
         self.register_buffer("basis", torch.zeros(spec.token_dim, components))
+        numbers = config.tokens * config.dim
+        self.register_buffer("metric", torch.eye(numbers) / math.sqrt(numbers))
         self.register_buffer("centres", patch_centres(spec.num_tokens), persistent=False)
         layers: list[nn.Module] = [
             nn.Conv2d(components + 2, width, 3, padding=1),
@@ -72,7 +76,7 @@ class PatchAdapter(Representation):
             nn.LayerNorm(size),
             nn.Linear(size, hidden),
             nn.ReLU(),
-            nn.Linear(hidden, config.tokens * config.dim),
+            nn.Linear(hidden, numbers),
         )
 
     @property
@@ -98,6 +102,14 @@ class PatchAdapter(Representation):
             assert isinstance(last, nn.Linear)
             last.weight.mul_(scale)
             last.bias.mul_(scale)
+
+    def fit_distance(self, z: Tensor) -> None:
+        self.metric.copy_(slow_metric(z.flatten(2)))
+
+    def distance(self, z: Tensor, other: Tensor) -> Tensor:
+        """Squared distance ``[...]``: see `slow_metric`."""
+        offset = (z - other).flatten(-2).float()
+        return (offset @ self.metric.T).square().sum(-1)
 
     def reduce(self, tokens: Tensor) -> Tensor:
         return (tokens.float() - self.mean) @ self.basis

@@ -51,6 +51,10 @@ class Representation(nn.Module):
         """The part of `encode` that is trained: latents ``[..., P, D]`` of `reduce`'s tokens."""
         raise NotImplementedError
 
+    def fit_distance(self, z: Tensor) -> None:
+        """Fit what `distance` depends on to latents of recorded clips ``[B, J, P, D]``, once the
+        latents are trained."""
+
     def distance(self, z: Tensor, other: Tensor) -> Tensor:
         """Squared distance ``[...]`` of latents ``[..., P, D]``: the mean over all channels."""
         return (z - other).square().mean((-2, -1))

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from worldmodel.models.config import DataSpec, ModelConfig
 from worldmodel.models.registry import PREDICTORS, REPRESENTATIONS
-from worldmodel.models.temporal_metric import TemporalMetric
 
 NEAR = 0.05  # of the mean squared distance between random frames
 
@@ -40,13 +39,14 @@ class WorldModel(nn.Module):
 
     def __init__(self, config: ModelConfig, spec: DataSpec):
         super().__init__()
+        if config.frameskip < 1:
+            raise ValueError(f"frameskip is {config.frameskip}: training measures it, or give it")
         self.config, self.spec = config, spec
         for name in ("action_low", "action_high", "proprio_mean", "proprio_std"):
             self.register_buffer(name, torch.tensor(getattr(spec, name)), persistent=False)
         self.representation = REPRESENTATIONS[config.representation](config, spec)
         self.predictor = PREDICTORS[config.predictor](config, spec)
         size, width, proprio = config.tokens * config.dim, config.width, len(spec.proprio_mean)
-        self.metric = TemporalMetric(config) if config.metric else None
         # Reads proprioception off one frame, so that a goal image gives the robot's goal too.
         self.proprio_head = nn.Sequential(
             nn.Linear(size, width), nn.GELU(approximate="tanh"), nn.Linear(width, proprio)
@@ -61,10 +61,7 @@ class WorldModel(nn.Module):
         return self.representation.encode(tokens)
 
     def distance(self, z: Tensor, other: Tensor) -> Tensor:
-        """Squared distance ``[...]`` of latents ``[..., P, D]``: of the temporal metric, where the
-        model has one, else of the representation."""
-        if self.metric is not None:
-            return self.metric(z, other).square()
+        """Squared distance ``[...]`` of latents ``[..., P, D]``: see the representation."""
         return self.representation.distance(z, other)
 
     def read_proprio(self, z: Tensor) -> Tensor:

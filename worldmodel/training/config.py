@@ -37,10 +37,10 @@ class LossConfig:
         rollout: model steps predicted in training.
         contrast: temporal contrast, which makes latent distances grow with time.
         forward: prediction error of a small forward model, which makes latents predictable.
-        metric: error of the temporal metric, where the model has one.
         proprio: prediction error of proprioception.
-        read_proprio: error of proprioception read off one frame's latents, which keeps the robot's
-            place precise; once latents are fixed, only a head learns from it, with weight 0.5.
+        read_proprio: log error of proprioception read off one frame's latents, which keeps the
+            robot's place precise; once latents are fixed, only a head learns from it, with weight
+            0.02.
         reconstruct: error of the encoder's tokens, reconstructed from the latents.
         inverse: error of the actions, inferred from the latents before and after them.
     """
@@ -48,9 +48,8 @@ class LossConfig:
     rollout: int = 3
     contrast: float = 1.0
     forward: float = 2.0
-    metric: float = 1.0
     proprio: float = 0.5
-    read_proprio: float = 3.0
+    read_proprio: float = 1.0
     reconstruct: float = 5.0
     inverse: float = 1.0
 

@@ -19,6 +19,7 @@ from worldmodel.encoders.encoder import Encoder
 from worldmodel.errors import UserError
 from worldmodel.models.config import DataSpec
 from worldmodel.training.config import TrainConfig
+from worldmodel.training.frameskip import measure_frameskip
 
 Array = NDArray[Any]
 
@@ -166,5 +167,5 @@ def open_frames(config: TrainConfig, encoder: Encoder, device: torch.device) -> 
     tokens: list[Array] = [
         LatentCache.open_or_build(dataset, encoder, config.cache).tokens for dataset in datasets
     ]
-    frameskip = config.model.frameskip
+    frameskip = config.model.frameskip or measure_frameskip(datasets, tokens)
     return TrainingFrames(datasets, tokens, len(leading), frameskip, config.held_out, device)

@@ -16,7 +16,8 @@ A representation that is fitted beforehand, or that a `teacher` gives, starts in
 
     step, minutes, samples_per_s
     loss                   weighted sum of the terms
-    read_proprio           squared error of proprio read off the latents of one frame / its variance
+    read_proprio           log of the error of proprio read off the latents of one frame / its
+                           standard deviation
     contrast               first phase: InfoNCE, nats
     forward                first phase: squared error of latents that a small forward model
                            predicts / their spread, mean over depths
@@ -54,7 +55,6 @@ from worldmodel.data.logs import Logs
 from worldmodel.encoders.encoder import Encoder, load_encoder
 from worldmodel.models.checkpoint import CheckpointInfo, keep_encoder, save_checkpoint
 from worldmodel.models.registry import REPRESENTATIONS
-from worldmodel.models.temporal_metric import temporal_difference
 from worldmodel.models.world_model import WorldModel, near_distance
 from worldmodel.training.config import LossConfig, OptimConfig, TrainConfig
 from worldmodel.training.distillation import Teacher, load_teacher
@@ -81,8 +81,9 @@ __all__ = ["LossConfig", "OptimConfig", "TrainConfig", "WorldModelTrainer", "sta
 Array = NDArray[Any]
 SHARP = 0.4  # share of the first phase with an exponential kernel
 SHARP_FORWARD, SHARP_RECONSTRUCT = 0.25, 0.2  # of the weights of these terms meanwhile
-READ_PROPRIO = 0.5  # weight of this term in the second phase
-VALIDATION = 2**31  # beside the seed of validation clips
+READ_PROPRIO = 0.02  # weight of this term in the second phase
+VALIDATION, DISTANCE = 2**31, 2**31 + 1  # beside the seed, of validation clips and of the distance
+DISTANCE_CLIPS = 1024  # that the distance is fitted to
 
 
 class WorldModelTrainer:
@@ -188,11 +189,16 @@ class WorldModelTrainer:
         return True
 
     def fix_latents(self) -> None:
-        """Fix the averaged representation, and replace tokens by the latents that it gives."""
-        self.model.representation.load_state_dict(self.averaged.representation.state_dict())
-        self.model.representation.requires_grad_(False)
-        encode = self.averaged.encode
+        """Fix the averaged representation, replace tokens by the latents that it gives, and fit the
+        distance of latents."""
+        encode, averaged = self.averaged.encode, self.averaged.representation
         self.frames.use_latents(lambda tokens: self._compute(encode, tokens, "latents"))
+        if not self.teacher:
+            rng = np.random.default_rng((self.config.seed, DISTANCE))
+            clips = self.frames.draw(DISTANCE_CLIPS, self.config.clip, rng, before=0)
+            averaged.fit_distance(clips.frames.float())
+        self.model.representation.load_state_dict(averaged.state_dict())
+        self.model.representation.requires_grad_(False)
 
     @torch.no_grad()
     def _compute(self, function: Callable[[Tensor], Tensor], tokens: Array, name: str) -> Tensor:
@@ -227,13 +233,6 @@ class WorldModelTrainer:
             else:
                 z = frames.float()
                 terms = prediction_terms(self.model, z, proprio, actions, c.loss.rollout)
-            if self.model.metric is not None:
-                clips = self.frames.draw(c.batch, c.clip, rng, before=0)
-                slow = self.averaged.metric
-                assert slow is not None
-                terms["metric"] = temporal_difference(
-                    self.model.metric, slow, clips.frames.float(), clips.ids, generator
-                )
             # Only the head still learns to read proprioception. Its gradient is clipped together
             # with the predictor's, so keep it small.
             loss = weighted_sum(replace(c.loss, read_proprio=READ_PROPRIO), terms)
@@ -345,12 +344,13 @@ def start(config: TrainConfig) -> tuple[WorldModelTrainer, Loop]:
     """
     device = pick_device(config.device)
     encoder = load_encoder(config.encoder, weights=config.encoder_weights).to(device)
+    frames = open_frames(config, encoder, device)
+    config = replace(config, model=replace(config.model, frameskip=frames.frameskip))
     teacher = None
     if config.teacher is not None:
         teacher = load_teacher(config.teacher, config.model, encoder.hash, device)
     fixed = teacher is not None or REPRESENTATIONS[config.model.representation].fixed
     joint = 0.0 if fixed else config.joint
-    frames = open_frames(config, encoder, device)
     trainer = WorldModelTrainer(config, frames, encoder, joint, teacher)
     loop_config = LoopConfig(
         out=Path(config.out),
@@ -373,6 +373,9 @@ def train(config: TrainConfig) -> Path:
     out = open_run(config.out, config.resume)
     trainer, loop = start(config)
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    print(f"{len(trainer.frames.train)} episodes, {parameters:,} parameters, {trainer.device}")
+    print(
+        f"{len(trainer.frames.train)} episodes, {trainer.frames.frameskip} actions in a model "
+        f"step, {parameters:,} parameters, {trainer.device}"
+    )
     loop.run()
     return out / "checkpoint"

@@ -1,0 +1,36 @@
+"""The frameskip that training measures."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from worldmodel.training.frameskip import measure_frameskip
+
+
+def recorded(speed: float, steps: int = 60, episodes: int = 40) -> tuple[Any, np.ndarray]:
+    """Episodes of a point that runs round a circle, `speed` radians per action, as tokens."""
+    rng = np.random.default_rng(0)
+    lengths = np.full(episodes, steps)
+    offsets = np.concatenate([[0], np.cumsum(lengths + 1)])
+    angle = (rng.uniform(0, 2 * np.pi, (episodes, 1)) + speed * np.arange(steps + 1)).ravel()
+    tokens = np.stack([np.cos(angle), np.sin(angle)], -1)[:, None].astype(np.float16)
+    return SimpleNamespace(lengths=lengths, offsets=offsets), tokens
+
+
+# The mean squared change is 2 - 2 cos(angle), 2 between random frames: 0.75 of it after 1.32 rad.
+@pytest.mark.parametrize(("speed", "frameskip"), [(0.05, 5), (0.3, 4), (0.5, 2), (1.0, 1), (3, 1)])
+def test_the_faster_frames_change_the_fewer_actions(speed: float, frameskip: int) -> None:
+    dataset, tokens = recorded(speed)
+    assert measure_frameskip([dataset], [tokens]) == frameskip
+
+
+def test_several_datasets_count_together() -> None:
+    slow, fast = recorded(0.05), recorded(1.5)
+    assert measure_frameskip([slow[0], fast[0]], [slow[1], fast[1]]) == 1
+
+
+def test_episodes_of_one_action() -> None:
+    dataset, tokens = recorded(0.5, steps=1)
+    assert measure_frameskip([dataset], [tokens]) >= 1
