@@ -19,7 +19,7 @@ def walks(scales: list[float], jitter: list[float], clips: int = 500, frames: in
 
 
 def squared(matrix: Tensor, *difference: float) -> float:
-    return float((matrix @ torch.tensor(difference)).square().sum())
+    return float((matrix @ torch.tensor(difference, dtype=torch.float32)).square().sum())
 
 
 def test_what_wanders_counts_and_what_jitters_does_not() -> None:

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# From nothing to a model of every world, and a table of what each of them reaches.
+#
+#   bash examples/speedrun.sh
+#   MINUTES=30 WORLDS="pusht maze" bash examples/speedrun.sh
+#   PRETRAIN=30 bash examples/speedrun.sh       # with an encoder of its own
+#
+# All cores record, and training takes a GPU where there is one. Run it again after a kill: recording
+# and training resume, and what is complete is skipped. Worlds of other packages need
+# `pip install '.[worlds]'`. Everything lies in OUT; the table is OUT/README.md.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export MUJOCO_GL=${MUJOCO_GL:-egl}
+OWN="pusht maze chips"
+FOREIGN="gym-pusht point-maze-u point-maze-medium reacher pusher two-rooms"
+
+OUT=${OUT:-runs/speedrun}
+WORLDS=${WORLDS:-$OWN $FOREIGN}
+MINUTES=${MINUTES:-10}   # training of each world
+PRETRAIN=${PRETRAIN:-0}  # training of the encoder; 0: the bundled one
+EPISODES=${EPISODES:-100} # recorded, in percent of the numbers below
+TASKS=${TASKS:-150}      # of each evaluation
+mkdir -p "$OUT/results"
+
+record() { # NAME ENV EPISODES FLAGS...: episodes of a world, as a dataset
+    python -m worldmodel.collect --out "$OUT/data/$1" --env "$2" \
+        --episodes $(($3 * EPISODES / 100)) "${@:4}"
+}
+
+learn() { # NAME DATASETS...: a world model
+    local name=$1 data resume=false
+    data=$(printf ",$OUT/data/%s" "${@:2}")
+    [ ! -f "$OUT/$name/state.pt" ] || resume=true
+    python -m worldmodel.train --config configs/default.yaml --data "${data:1}" \
+        --cache "$OUT/latents" ${weights:+--encoder_weights "$weights"} \
+        --minutes "$MINUTES" --out "$OUT/$name" --resume $resume
+}
+
+measure() { # RESULT MODEL ENV FLAGS...: its success
+    [ -f "$OUT/results/$1.json" ] || python -m worldmodel.evaluate --env "$3" \
+        --checkpoint "$OUT/$2/checkpoint" --episodes "$TASKS" --seeds 3 --batch 50 \
+        --random_episodes "$TASKS" --ceiling.episodes 0 --timed_plans 3 --label "$1" \
+        --out "$OUT/results/$1.json" "${@:4}"
+}
+
+foreign() { # NAME ID EPISODES STEPS: all of it, for a world of examples/worlds
+    record "$1" "examples.worlds:worlds/$2-v0" "$3" --steps "$4"
+    learn "$1" "$1"
+    measure "$1" "$1" "examples.worlds:worlds/$2-v0"
+}
+
+weights=""
+if [ "$PRETRAIN" != 0 ]; then
+    record pusht worldmodel/PushT-v0 1000 --steps 100
+    record maze worldmodel/Maze-v0 1000 --steps 100 --env_kwargs.layout random
+    resume=false
+    [ ! -f "$OUT/dino/state.pt" ] || resume=true
+    python -m worldmodel.pretrain --config configs/dino.yaml --data "$OUT/data/pusht,$OUT/data/maze" \
+        --minutes "$PRETRAIN" --out "$OUT/dino" --resume $resume
+    weights=$OUT/dino/encoder
+fi
+
+for world in $WORLDS; do
+    echo "== $world"
+    case $world in
+    pusht)
+        record pusht worldmodel/PushT-v0 4500 --steps 100
+        record pusht-wild worldmodel/PushT-v0 1000 --steps 100 --policy wild --seed 1
+        learn pusht pusht pusht-wild
+        measure pusht pusht worldmodel/PushT-v0
+        ;;
+    maze)
+        record maze worldmodel/Maze-v0 1000 --steps 100 --env_kwargs.layout random
+        record maze-medium worldmodel/Maze-v0 1000 --steps 100 --env_kwargs.layout medium
+        record maze-u worldmodel/Maze-v0 400 --steps 100 --env_kwargs.layout U
+        learn maze maze maze-medium maze-u
+        for layout in U medium random; do
+            measure "maze-$layout" maze worldmodel/Maze-v0 --env_kwargs.layout $layout
+        done
+        ;;
+    chips)
+        record chips worldmodel/GranularChips-v0 2500 --steps 20
+        learn chips chips
+        measure chips chips worldmodel/GranularChips-v0 --budget_steps 10
+        ;;
+    gym-pusht) foreign gym-pusht PushT 1200 100 ;;
+    point-maze-u) foreign point-maze-u PointMazeU 400 100 ;;
+    point-maze-medium) foreign point-maze-medium PointMazeMedium 400 100 ;;
+    reacher) foreign reacher Reacher 400 100 ;;
+    pusher) foreign pusher Pusher 600 100 ;;
+    two-rooms) foreign two-rooms TwoRooms 400 50 ;;
+    *)
+        echo "there is no world '$world': there are $OWN $FOREIGN" >&2
+        exit 2
+        ;;
+    esac
+done
+
+results=$(cd "$OUT" && ls results/*.json | tr '\n' ' ')
+printf '# Worlds\n\n<!-- table success %s-->\n<!-- end -->\n' "$results" > "$OUT/README.md"
+python -m worldmodel.tables --root "$OUT"
+cat "$OUT/README.md"
