@@ -205,6 +205,8 @@ def test_bad_input_is_a_clear_error(maze: Path) -> None:
         small_run(maze, "c", clip=3)
     with pytest.raises(UserError, match="data is empty"):
         start(replace(small_run(maze, "nothing"), data=""))
+    with pytest.raises(UserError, match="frameskip is -1: it must be at least 0"):
+        replace(SMALL, frameskip=-1)
     with pytest.raises(UserError, match="batch is 1"):
         replace(small_run(maze, "v"), batch=1)
 

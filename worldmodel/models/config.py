@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from worldmodel.errors import UserError
 from worldmodel.models.registry import PREDICTORS, REPRESENTATIONS
 
 
@@ -43,6 +44,8 @@ class ModelConfig:
     activation: Literal["gelu", "relu"] = "relu"
 
     def __post_init__(self) -> None:
+        if self.frameskip < 0:
+            raise UserError(f"frameskip is {self.frameskip}: it must be at least 0")
         REPRESENTATIONS[self.representation].check(self)
         PREDICTORS[self.predictor].check(self)
 
