@@ -18,22 +18,28 @@ OUT=${OUT:-runs/speedrun}
 WORLDS=${WORLDS:-$OWN $FOREIGN}
 MINUTES=${MINUTES:-10}   # training of each world
 PRETRAIN=${PRETRAIN:-0}  # training of the encoder; 0: the bundled one
-EPISODES=${EPISODES:-100} # recorded, in percent of the numbers below
+PERCENT=${PERCENT:-100}  # of the episodes below that are recorded
 TASKS=${TASKS:-150}      # of each evaluation
 mkdir -p "$OUT/results"
 
-record() { # NAME ENV EPISODES FLAGS...: episodes of a world, as a dataset
-    python -m worldmodel.collect --out "$OUT/data/$1" --env "$2" \
-        --episodes $(($3 * EPISODES / 100)) "${@:4}"
+started() { # RUN: whether there is a training state to resume from
+    if [ -f "$OUT/$1/state.pt" ]; then echo true; else echo false; fi
 }
 
+record() { # NAME ENV EPISODES FLAGS...: episodes of a world, as a dataset
+    python -m worldmodel.collect --out "$OUT/data/$1" --env "$2" \
+        --episodes $(($3 * PERCENT / 100)) "${@:4}"
+}
+
+record_pusht() { record pusht worldmodel/PushT-v0 4500 --steps 100; }
+record_maze() { record maze worldmodel/Maze-v0 1000 --steps 100 --env_kwargs.layout random; }
+
 learn() { # NAME DATASETS...: a world model
-    local name=$1 data resume=false
+    local data
     data=$(printf ",$OUT/data/%s" "${@:2}")
-    [ ! -f "$OUT/$name/state.pt" ] || resume=true
     python -m worldmodel.train --config configs/default.yaml --data "${data:1}" \
         --cache "$OUT/latents" ${weights:+--encoder_weights "$weights"} \
-        --minutes "$MINUTES" --out "$OUT/$name" --resume $resume
+        --minutes "$MINUTES" --out "$OUT/$1" --resume "$(started "$1")"
 }
 
 measure() { # RESULT MODEL ENV FLAGS...: its success
@@ -51,12 +57,10 @@ foreign() { # NAME ID EPISODES STEPS: all of it, for a world of examples/worlds
 
 weights=""
 if [ "$PRETRAIN" != 0 ]; then
-    record pusht worldmodel/PushT-v0 1000 --steps 100
-    record maze worldmodel/Maze-v0 1000 --steps 100 --env_kwargs.layout random
-    resume=false
-    [ ! -f "$OUT/dino/state.pt" ] || resume=true
+    record_pusht
+    record_maze
     python -m worldmodel.pretrain --config configs/dino.yaml --data "$OUT/data/pusht,$OUT/data/maze" \
-        --minutes "$PRETRAIN" --out "$OUT/dino" --resume $resume
+        --minutes "$PRETRAIN" --out "$OUT/dino" --resume "$(started dino)"
     weights=$OUT/dino/encoder
 fi
 
@@ -64,13 +68,13 @@ for world in $WORLDS; do
     echo "== $world"
     case $world in
     pusht)
-        record pusht worldmodel/PushT-v0 4500 --steps 100
+        record_pusht
         record pusht-wild worldmodel/PushT-v0 1000 --steps 100 --policy wild --seed 1
         learn pusht pusht pusht-wild
         measure pusht pusht worldmodel/PushT-v0
         ;;
     maze)
-        record maze worldmodel/Maze-v0 1000 --steps 100 --env_kwargs.layout random
+        record_maze
         record maze-medium worldmodel/Maze-v0 1000 --steps 100 --env_kwargs.layout medium
         record maze-u worldmodel/Maze-v0 400 --steps 100 --env_kwargs.layout U
         learn maze maze maze-medium maze-u

@@ -31,7 +31,7 @@ def test_an_unknown_world_is_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_it_makes_a_model_and_a_table_and_a_second_run_does_nothing(tmp_path: Path) -> None:
-    settings = {"WORLDS": "pusht", "EPISODES": "1", "MINUTES": "0.1", "TASKS": "3"}
+    settings = {"WORLDS": "pusht", "PERCENT": "1", "MINUTES": "0.1", "TASKS": "3"}
     done = speedrun(tmp_path, **settings)
     assert done.returncode == 0, done.stderr
     table = (tmp_path / "README.md").read_text()

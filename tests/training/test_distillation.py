@@ -22,7 +22,7 @@ def test_a_smaller_predictor_learns_its_teachers_predictions(maze: Path) -> None
     teacher = tiny_checkpoint(maze / "teacher", "worldmodel/Maze-v0")
     write_finding(teacher, "probe", {"names": ["ball_x"], "weights": torch.zeros(21, 1)})
     write_finding(teacher, "calibration", {"a": {}})
-    small = replace(CONFIG, width=16, heads=1)
+    small = replace(CONFIG, width=16, heads=1, frameskip=0)  # the teacher's is taken
     optim = OptimConfig(lr=5e-3, warmup=10, ema=0.9)
     settings = replace(
         small_run(maze, "pupil", steps=200, optim=optim, loss=LossConfig(rollout=3), held_out=0.2),
@@ -32,6 +32,7 @@ def test_a_smaller_predictor_learns_its_teachers_predictions(maze: Path) -> None
     )
     trainer, loop = start(settings)
     assert trainer.teacher is not None
+    assert trainer.config.model.frameskip == CONFIG.frameskip
 
     def error() -> float:
         """Of predictions under unseen actions, relative to what the teacher predicts to change."""

@@ -27,8 +27,8 @@ def test_the_faster_frames_change_the_fewer_actions(speed: float, frameskip: int
 
 
 def test_several_datasets_count_together() -> None:
-    slow, fast = recorded(0.05), recorded(1.5)
-    assert measure_frameskip([slow[0], fast[0]], [slow[1], fast[1]]) == 1
+    slow, fast = recorded(0.05), recorded(0.82)  # 5 and 2 actions
+    assert measure_frameskip([slow[0], fast[0]], [slow[1], fast[1]]) in (3, 4)
 
 
 def test_episodes_of_one_action() -> None:
@@ -38,4 +38,4 @@ def test_episodes_of_one_action() -> None:
 
 def test_frames_that_never_change() -> None:
     dataset, tokens = recorded(0.0)
-    assert measure_frameskip([dataset], [np.zeros_like(tokens)]) in range(1, 6)
+    assert measure_frameskip([dataset], [np.zeros_like(tokens)]) == 1

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from worldmodel.training.losses import distort, temporal_contrast
+from worldmodel.training.losses import distort, log_error, temporal_contrast
 
 
 def walk(clips: int, frames: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,3 +71,14 @@ def test_distortion_hides_patches_and_has_one_noise_level() -> None:
     again = distort(clean, 0.2, 0.25, torch.Generator().manual_seed(0))
     assert torch.equal(again, distorted)
     torch.testing.assert_close(distort(clean, 0.0, 0.0, torch.Generator()), clean)
+
+
+def test_numbers_that_cannot_be_read_do_not_drown_those_that_can() -> None:
+    target = torch.zeros(64, 2)
+    errors = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    coarse = errors * torch.tensor([0.1, 1.0])
+    finer_first, finer_second = coarse * torch.tensor([0.5, 1.0]), coarse * torch.tensor([1.0, 0.5])
+    # Half the error of either number gains the same, though their sizes differ.
+    gains = [log_error(coarse, target) - log_error(x, target) for x in (finer_first, finer_second)]
+    torch.testing.assert_close(gains[0], gains[1], rtol=0.01, atol=0)
+    assert float(gains[0]) == pytest.approx(math.log(2) / 2, rel=0.01)

@@ -72,14 +72,15 @@ class Teacher:
 def load_teacher(
     name: str, student: ModelConfig, encoder_hash: str, device: torch.device
 ) -> Teacher:
-    """The teacher of a student.
+    """The teacher of a student, whose frameskip may be 0: any.
 
     Raises:
         UserError: no such checkpoint, or one of other latents or model steps than the student's.
     """
     model, _, info = load_checkpoint(name)
     of_teacher = {**asdict(info.model), "encoder": info.encoder_hash}
-    of_student = {**asdict(student), "encoder": encoder_hash}
+    frameskip = student.frameskip or info.model.frameskip
+    of_student = {**asdict(student), "encoder": encoder_hash, "frameskip": frameskip}
     for key in SHARED:
         if of_teacher[key] != of_student[key]:
             raise UserError(

@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 LARGEST = 5  # as in DINO-WM (Zhou et al. 2025)
 CHANGED = 0.8  # of the mean squared change between random frames of an episode
-PAIRS = 2048  # of frames
+PAIRS = 512  # of frames, of each kind
 
 
 def measure_frameskip(datasets: Sequence[Dataset], tokens: Sequence[Array]) -> int:
@@ -28,19 +28,21 @@ def measure_frameskip(datasets: Sequence[Dataset], tokens: Sequence[Array]) -> i
         tokens: of all frames of each dataset, ``[frames, N, C]``.
     """
     rng = np.random.default_rng(0)
-    pairs = list(zip(datasets, tokens, strict=True))
-    in_one_action = sum(_change(*pair, 1, rng) for pair in pairs)
-    between_random = sum(_change(*pair, None, rng) for pair in pairs)
+    pairs = zip(datasets, tokens, strict=True)
+    in_one_action, between_random = np.sum([_changes(*pair, rng) for pair in pairs], axis=0)
     fitting = CHANGED * between_random / max(in_one_action, 1e-12)
     return int(min(LARGEST, max(1.0, fitting)))
 
 
-def _change(dataset: Dataset, tokens: Array, steps: int | None, rng: np.random.Generator) -> float:
-    """Mean squared change of tokens in `steps` actions, or between random frames of an episode. No
-    frame comes after the last one of its episode."""
+def _changes(dataset: Dataset, tokens: Array, rng: np.random.Generator) -> tuple[float, float]:
+    """Mean squared changes of tokens: in one action, and between random frames of an episode."""
     chosen = rng.integers(len(dataset.lengths), size=PAIRS)
     first, length = dataset.offsets[chosen], dataset.lengths[chosen]
-    before = rng.integers(length + 1 if steps is None else np.maximum(1, length + 1 - steps))
-    after = rng.integers(length + 1) if steps is None else np.minimum(before + steps, length)
-    one, other = (torch.from_numpy(tokens[first + at]).float() for at in (before, after))
-    return float((one - other).square().mean())
+
+    def frames(step: Array) -> torch.Tensor:
+        return torch.from_numpy(tokens[first + step]).float()
+
+    step = rng.integers(np.maximum(1, length))
+    now, after = frames(step), frames(np.minimum(step + 1, length))
+    elsewhere = frames(rng.integers(length + 1))
+    return float((after - now).square().mean()), float((elsewhere - now).square().mean())

@@ -336,6 +336,10 @@ class WorldModelTrainer:
             keep_encoder(folder, c.encoder_weights)
 
 
+def _with_frameskip(config: TrainConfig, frameskip: int) -> TrainConfig:
+    return replace(config, model=replace(config.model, frameskip=frameskip))
+
+
 def start(config: TrainConfig) -> tuple[WorldModelTrainer, Loop]:
     """The trainer of a run, and its loop, resumed if `config` says so.
 
@@ -344,13 +348,14 @@ def start(config: TrainConfig) -> tuple[WorldModelTrainer, Loop]:
     """
     device = pick_device(config.device)
     encoder = load_encoder(config.encoder, weights=config.encoder_weights).to(device)
-    frames = open_frames(config, encoder, device)
-    config = replace(config, model=replace(config.model, frameskip=frames.frameskip))
     teacher = None
     if config.teacher is not None:
         teacher = load_teacher(config.teacher, config.model, encoder.hash, device)
+        config = _with_frameskip(config, teacher.info.model.frameskip)
     fixed = teacher is not None or REPRESENTATIONS[config.model.representation].fixed
     joint = 0.0 if fixed else config.joint
+    frames = open_frames(config, encoder, device)
+    config = _with_frameskip(config, frames.frameskip)
     trainer = WorldModelTrainer(config, frames, encoder, joint, teacher)
     loop_config = LoopConfig(
         out=Path(config.out),
