@@ -17,13 +17,29 @@ def images() -> np.ndarray:
 def test_augment_is_a_function_of_its_generator(images: np.ndarray) -> None:
     frames = torch.from_numpy(images)
     augment = Augment(AugmentConfig(), frames, torch.full((3,), 0.5), torch.full((3,), 0.25))
-    first, small = augment(frames, torch.Generator().manual_seed(1))
-    again, _ = augment(frames, torch.Generator().manual_seed(1))
-    other, _ = augment(frames, torch.Generator().manual_seed(2))
-    assert first.shape == (6, 3, 112, 112)
-    assert [x.shape for x in small] == [(6, 3, 56, 56)] * 2
-    assert torch.equal(first, again) and not torch.equal(first, other)
-    assert torch.isfinite(first).all()
+    first = augment(frames, torch.Generator().manual_seed(1))
+    again = augment(frames, torch.Generator().manual_seed(1))
+    other = augment(frames, torch.Generator().manual_seed(2))
+    assert first.student.shape == first.teacher.shape == (6, 3, 112, 112)
+    assert [x.shape for x in first.local_crops] == [(6, 3, 56, 56)] * 2
+    for one, same, another in zip(first[:2], again[:2], other[:2], strict=True):
+        assert torch.equal(one, same) and not torch.equal(one, another)
+        assert torch.isfinite(one).all()
+
+
+def test_student_and_teacher_see_the_same_crop_in_two_looks() -> None:
+    """Two halves of an image: the border between them is where it is in the other view."""
+    frames = torch.full((40, 112, 112, 3), 230, dtype=torch.uint8)
+    frames[:, :, 50:] = 80
+    config = AugmentConfig(recolour=1.0, background=0.0, noise=0.0, rotation=0.0)
+    augment = Augment(config, frames, torch.full((3,), 0.5), torch.full((3,), 0.25))
+    views = augment(frames, torch.Generator().manual_seed(0))
+    assert (views.student - views.teacher).abs().mean() > 0.3
+    places = []
+    for view in views[:2]:
+        jumps = view.diff(dim=-1).abs().sum((1, 2)), view.diff(dim=-2).abs().sum((1, 3))
+        places.append(torch.cat(jumps, 1).argmax(1))
+    assert (places[0] == places[1]).float().mean() > 0.9
 
 
 def test_augment_does_not_use_the_global_generator(images: np.ndarray) -> None:
@@ -40,7 +56,7 @@ def test_local_crops_contain_salient_regions() -> None:
     frames[:, 80:100, 12:32] = 0
     plain = AugmentConfig(recolour=0.0, background=0.0, noise=0.0)
     augment = Augment(plain, frames, torch.full((3,), 0.5), torch.full((3,), 0.25))
-    _, small = augment(frames, torch.Generator().manual_seed(0))
+    small = augment(frames, torch.Generator().manual_seed(0)).local_crops
     seen = [float((crop.amin((1, 2, 3)) < -1).float().mean()) for crop in small]
     assert min(seen) > 0.7  # a crop anywhere sees it in fewer than half of the images
 

@@ -71,6 +71,26 @@ def test_resumed_run_is_bit_identical(
     assert load_encoder("dino-112", tmp_path / "run" / "encoder").num_tokens == 16
 
 
+@pytest.mark.parametrize("loss", ["vicreg", "sigreg"])
+def test_patches_can_be_compared_without_prototypes(tiny: PretrainConfig, loss: str) -> None:
+    weights = {"cls_weight": 0.0, "patch_weight": 0.0, f"{loss}_weight": 1.0}
+    pretrain(dataclasses.replace(tiny, steps=40, lr=3e-3, batch=12, **weights))  # type: ignore[arg-type]
+    lines = [json.loads(x) for x in (Path(tiny.out) / "metrics.jsonl").read_text().splitlines()]
+    assert "cls_loss" not in lines[0]
+    assert lines[-1][loss] < lines[0][loss] and lines[-1]["pixel_loss"] < lines[0]["pixel_loss"]
+
+
+@pytest.mark.slow
+def test_rendered_scenes_take_their_share_of_a_batch(tiny: PretrainConfig) -> None:
+    config = dataclasses.replace(tiny, batch=8, procedural=0.25, scenes=0.5, scene_bank=8)
+    pretrainer = Pretrainer(config)
+    recorded, leaves, scenes = pretrainer.images
+    assert (len(recorded), len(leaves), len(scenes)) == (12, 4, 8)
+    batch = pretrainer._draw(torch.Generator().manual_seed(0))
+    for image, source in zip(batch, [recorded] * 2 + [leaves] * 2 + [scenes] * 4, strict=True):
+        assert (image == source).flatten(1).all(1).any()
+
+
 def test_a_run_is_not_overwritten(tiny: PretrainConfig) -> None:
     with pytest.raises(UserError, match="nothing to resume"):
         pretrain(dataclasses.replace(tiny, resume=True, steps=1))
@@ -89,5 +109,7 @@ def test_pretrain_command_line_errors(
     assert "float64" in capsys.readouterr().err
     assert main(["--data", tiny.data, "--augment.local_crop", "1"]) == 2
     assert "local_crops" in capsys.readouterr().err
+    assert main(["--data", tiny.data, "--procedural", "0.5", "--scenes", "0.5"]) == 2
+    assert "their sum must be below 1" in capsys.readouterr().err
     assert main(["--out", str(tmp_path / "o")]) == 2
     assert "data" in capsys.readouterr().err

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
 
-from worldmodel.training.self_distillation import block_masks, sinkhorn
+import pytest
+import torch
+from torch import Tensor
+
+from worldmodel.training.self_distillation import block_masks, sigreg, sinkhorn, vicreg
 
 
 def test_masks_have_their_ratios() -> None:
@@ -24,3 +28,28 @@ def test_sinkhorn_balances_prototypes() -> None:
     q = sinkhorn(scores, 0.1, iterations=20)
     torch.testing.assert_close(q.sum(1), torch.ones(512))
     torch.testing.assert_close(q.sum(0), torch.full((16,), 32.0), rtol=0.02, atol=0.0)
+
+
+def _sigreg(a: Tensor, b: Tensor) -> Tensor:
+    return sigreg(a, b, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("loss", [vicreg, _sigreg])
+def test_embeddings_are_best_if_they_agree_and_fill_their_space(
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> None:
+    g = torch.Generator().manual_seed(0)
+    best = torch.randn(4096, 16, generator=g)
+    other = torch.randn(4096, 16, generator=g)
+    line = best[:, :1].expand(-1, 16)  # all numbers say the same
+    lowest = loss(best, best)
+    assert lowest < 0.1
+    for a, b in ((best, other), (line, line), (0.01 * best, 0.01 * best)):
+        assert loss(a, b) > lowest + 0.2
+
+
+def test_sigreg_prefers_a_gaussian_to_other_shapes() -> None:
+    g = torch.Generator().manual_seed(0)
+    gaussian = torch.randn(4096, 2, generator=g)
+    corners = torch.randn(4096, 2, generator=g).sign()
+    assert _sigreg(gaussian, gaussian) < 0.2 * _sigreg(corners, corners)

@@ -13,10 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.cli import Progress, atomic_write_json, exclusive, progress
-from worldmodel.data.dataset import Dataset
 from worldmodel.errors import UserError
 
 Array = NDArray[Any]
+
+
+class FrameSource(Protocol):
+    """What is encoded: a `Dataset`, or other images."""
+
+    @property
+    def hash(self) -> str:
+        """Hex digest of the images."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, frames: slice) -> Array:
+        """Images uint8 ``[m, H, W, 3]``."""
+        ...
 
 
 class FrameEncoder(Protocol):
@@ -44,7 +58,7 @@ class LatentCache:
 
     @classmethod
     def open_or_build(
-        cls, dataset: Dataset, encoder: FrameEncoder, root: str | Path, batch: int = 256
+        cls, dataset: FrameSource, encoder: FrameEncoder, root: str | Path, batch: int = 256
     ) -> LatentCache:
         """The cache of a dataset and an encoder, built unless there is a valid one.
 
@@ -120,7 +134,7 @@ def _frame_bytes(header: dict[str, Any]) -> int:
 
 
 def _build(
-    path: Path, header: dict[str, Any], dataset: Dataset, encoder: FrameEncoder, batch: int
+    path: Path, header: dict[str, Any], dataset: FrameSource, encoder: FrameEncoder, batch: int
 ) -> None:
     """Encode all frames to a partial file, with the CRC of each chunk beside it; then rename it."""
     partial, checksums = path.with_suffix(".partial"), path.with_suffix(".crc")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -87,137 +88,162 @@ def dead_leaves(count: int, size: int, seed: int) -> np.ndarray:
     return images
 
 
+class Views(NamedTuple):
+    """Normalised views of a batch of images.
+
+    Attributes:
+        student, teacher: the same crop ``[B, 3, S, S]`` of each image in two looks.
+        local_crops: smaller crops ``[B, 3, s, s]``.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    local_crops: list[Tensor]
+
+
 class Augment:
-    """Normalised crops of a batch of frames; the same for the same state of the generator."""
+    """Views of a batch of images, on the device of the generator. They are the same for the same
+    state of the generator."""
 
     def __init__(self, config: AugmentConfig, textures: Tensor, mean: Tensor, std: Tensor) -> None:
-        """`textures`: backgrounds, uint8 [M, H, W, 3]; `mean`, `std`: [3], in [0, 1] units."""
+        """`textures`: backgrounds, uint8 [M, H, W, 3]; `mean`, `std`: [3], in [0, 1] units. All on
+        the device that images are on."""
         self.config = config
         self.textures = textures
         self.mean = mean.view(1, 3, 1, 1)
         self.std = std.view(1, 3, 1, 1)
+        self.white = float(self.std.mean())
         # A fixed bank of noise images: much cheaper than new random numbers for each pixel.
         side = config.global_size
         fixed = torch.Generator().manual_seed(0)
-        self.noise = torch.randn(64, 1, side, side, generator=fixed)
+        self.noise = torch.randn(64, 1, side, side, generator=fixed).to(mean.device)
 
-    def __call__(self, frames: Tensor, generator: torch.Generator) -> tuple[Tensor, list[Tensor]]:
-        """A global crop [B, 3, S, S] and local crops [B, 3, s, s] of frames, uint8 [B, H, W, 3]."""
-        c = self.config
-        g = generator
+    def __call__(self, frames: Tensor, generator: torch.Generator) -> Views:
+        """Views of frames, uint8 [B, H, W, 3].
+
+        Only their look tells the crops of student and teacher apart. So tokens that agree on both
+        say what is where, whatever its colour, the background and the light.
+        """
+        c, g = self.config, generator
         images = frames.permute(0, 3, 1, 2).float().div_(255.0)
-        images, content = self._background(images, g)
-        images = self._recolour(images, g)
+        content = _salient_points(images, g)
+        looks = [self._recolour(self._background(images.clone(), g), g) for _ in range(2)]
         flip = _symmetry(len(images), g)
-        large = _crop(images, c.global_size, c.global_scale, c.rotation, flip, None, g)
-        global_crop = self._jitter(large, g)
-        local_crops = [
-            self._jitter(
-                _crop(images, c.local_size, c.local_scale, c.rotation, flip, content, g), g
-            )
-            for _ in range(c.local_crops)
-        ]
-        return global_crop, local_crops
+        grid = _crop_grid(flip, c.global_size, c.global_scale, c.rotation, None, g)
+        student, teacher = (self._jitter(_sample(look, grid), g) for look in looks)
+        local_crops = []
+        for index in range(c.local_crops):
+            grid = _crop_grid(flip, c.local_size, c.local_scale, c.rotation, content, g)
+            local_crops.append(self._jitter(_sample(looks[index % 2], grid), g))
+        return Views(student, teacher, local_crops)
 
     def relook(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Whole images ``[B, 3, H, W]`` in [0, 1] with another palette, background and light;
         normalised like crops."""
-        images, _ = self._background(images, generator)
+        images = self._background(images, generator)
         return self._jitter(self._recolour(images, generator), generator)
 
-    def _background(self, images: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Replace the most common colour by a texture in some images.
-
-        Returns:
-            The images, and a salient point of each [B, 2], (x, y) in [-1, 1].
-        """
-        b = len(images)
-        coarse = images[:, :, 3::7, 3::7]
-        median = coarse.flatten(2).median(dim=2).values[:, :, None, None]
-        distance = (images - median).abs_().amax(dim=1, keepdim=True)
-        salience = F.adaptive_avg_pool2d(distance, 8).flatten(1) + 1e-3
-        cell = torch.multinomial(salience.square(), 1, generator=g).squeeze(1)
-        content = torch.stack([cell % 8, cell // 8], dim=1).float() / 4 - 0.875
-        chosen = (torch.rand(b, generator=g) < self.config.background).nonzero().squeeze(1)
-        if len(chosen):
-            pick = torch.randint(len(self.textures), (len(chosen),), generator=g)
-            texture = self.textures[pick].permute(0, 3, 1, 2).float().div_(255.0)
-            if texture.shape[-2:] != images.shape[-2:]:
-                texture = F.interpolate(texture, images.shape[-2:], mode="bilinear")
-            # Mixed with the old background, so that its contrast with the objects varies.
-            blend = torch.rand(len(chosen), 1, 1, 1, generator=g) * 0.8 + 0.2
-            weight = (1.0 - 8.0 * distance[chosen]).clamp_(0.0, 1.0) * blend
-            images[chosen] = torch.lerp(images[chosen], texture, weight)
-        return images, content
+    def _background(self, images: Tensor, g: torch.Generator) -> Tensor:
+        """Replace the most common colour by a texture in some images."""
+        chosen = _rand(g, len(images), 1, 1, 1) < self.config.background
+        pick = torch.randint(len(self.textures), (len(images),), generator=g, device=g.device)
+        texture = self.textures[pick].permute(0, 3, 1, 2).float().div_(255.0)
+        if texture.shape[-2:] != images.shape[-2:]:
+            texture = F.interpolate(texture, images.shape[-2:], mode="bilinear")
+        # Mixed with the old background, so that its contrast with the objects varies.
+        blend = _rand(g, len(images), 1, 1, 1) * 0.8 + 0.2
+        weight = (1.0 - 8.0 * _unlike_background(images)).clamp_(0.0, 1.0) * blend * chosen
+        return torch.lerp(images, texture, weight)
 
     def _recolour(self, images: Tensor, g: torch.Generator) -> Tensor:
         """Random palette (channel mixing, then a monotone curve) and low-frequency light."""
         b = len(images)
-        on = (torch.rand(b, 1, 1, generator=g) < self.config.recolour).float()
-        mix = torch.eye(3) + on * torch.randn(b, 3, 3, generator=g) * 0.45
+        on = (_rand(g, b, 1, 1) < self.config.recolour).float()
+        eye = torch.eye(3, device=g.device)
+        mix = eye + on * torch.randn(b, 3, 3, generator=g, device=g.device) * 0.45
         # Rows sum to a random gain: this keeps greys nearly grey, and changes contrast and hue.
-        gain = 1.0 + on * (torch.rand(b, 3, 1, generator=g) - 0.6) * 0.8
+        gain = 1.0 + on * (_rand(g, b, 3, 1) - 0.6) * 0.8
         mix = mix - (mix.sum(2, keepdim=True) - gain) / 3
-        offset = on * (torch.rand(b, 3, 1, generator=g) - 0.5) * 0.5
+        offset = on * (_rand(g, b, 3, 1) - 0.5) * 0.5
         flat = images.flatten(2)
         out = torch.baddbmm(offset + 0.5 - 0.5 * gain, mix, flat).clamp_(0.0, 1.0)
         # x + k x (1 - x) is monotone on [0, 1] for |k| <= 1, and needs no powers.
-        curve = on * (torch.rand(b, 3, 1, generator=g) * 2 - 1)
+        curve = on * (_rand(g, b, 3, 1) * 2 - 1)
         out = torch.addcmul(out, curve * out, 1.0 - out).view_as(images)
-        light = 1.0 + on[..., None] * (torch.rand(b, 1, 4, 4, generator=g) - 0.6) * 0.6
+        light = 1.0 + on[..., None] * (_rand(g, b, 1, 4, 4) - 0.6) * 0.6
         return out.mul_(F.interpolate(light, images.shape[-2:], mode="bilinear")).clamp_(0.0, 1.0)
 
     def _jitter(self, crops: Tensor, g: torch.Generator) -> Tensor:
         """Slight colour change, noise and normalisation of a view, in one matrix product."""
         b, _, h, w = crops.shape
-        grey = (torch.rand(b, 1, 1, generator=g) < 0.1).float()
-        gain = 1.0 + (torch.rand(b, 3, 1, generator=g) - 0.5) * 0.3
-        offset = (torch.rand(b, 3, 1, generator=g) - 0.5) * 0.1
-        luma = torch.tensor(_LUMA).expand(3, 3)
-        mix = torch.lerp(torch.eye(3).expand(b, 3, 3), luma.expand(b, 3, 3), grey) * gain
+        grey = (_rand(g, b, 1, 1) < 0.1).float()
+        gain = 1.0 + (_rand(g, b, 3, 1) - 0.5) * 0.3
+        offset = (_rand(g, b, 3, 1) - 0.5) * 0.1
+        eye = torch.eye(3, device=g.device).expand(b, 3, 3)
+        luma = torch.tensor(_LUMA, device=g.device).expand(b, 3, 3)
+        mix = torch.lerp(eye, luma, grey) * gain
         mean, std = self.mean.view(1, 3, 1), self.std.view(1, 3, 1)
         out = torch.baddbmm((offset - mean) / std, mix / std, crops.flatten(2)).view_as(crops)
-        pick = torch.randint(len(self.noise), (b,), generator=g)
-        x, y = torch.randint(self.noise.shape[-1] - w + 1, (2,), generator=g).tolist()
-        scale = torch.rand(b, 1, 1, 1, generator=g) * self.config.noise / float(self.std.mean())
-        return out.addcmul_(self.noise[:, :, y : y + h, x : x + w][pick], scale)
+        pick = torch.randint(len(self.noise), (b,), generator=g, device=g.device)
+        scale = _rand(g, b, 1, 1, 1) * self.config.noise / self.white
+        return out.addcmul_(self.noise[pick, :, :h, :w], scale)
+
+
+def _rand(g: torch.Generator, *shape: int) -> Tensor:
+    """Uniform numbers in [0, 1), on the device of the generator."""
+    return torch.rand(*shape, generator=g, device=g.device)
+
+
+def _unlike_background(images: Tensor) -> Tensor:
+    """Largest difference ``[B, 1, H, W]`` of each pixel from the most common colour."""
+    median = images[:, :, 3::7, 3::7].flatten(2).median(dim=2).values[:, :, None, None]
+    return (images - median).abs_().amax(dim=1, keepdim=True)
+
+
+def _salient_points(images: Tensor, g: torch.Generator) -> Tensor:
+    """A random point of each image [B, 2], (x, y) in [-1, 1], most likely on its content."""
+    salience = F.adaptive_avg_pool2d(_unlike_background(images), 8).flatten(1) + 1e-3
+    cell = torch.multinomial(salience.square(), 1, generator=g).squeeze(1)
+    return torch.stack([cell % 8, cell // 8], dim=1).float() / 4 - 0.875
 
 
 def _symmetry(count: int, g: torch.Generator) -> Tensor:
     """Random mirrorings and transpositions [B, 2, 2] of images, shared by all their views."""
-    signs = torch.randint(0, 2, (count, 2), generator=g).float() * 2 - 1
-    swap = torch.rand(count, 1, 1, generator=g) < 0.5
+    signs = torch.randint(0, 2, (count, 2), generator=g, device=g.device).float() * 2 - 1
+    swap = _rand(g, count, 1, 1) < 0.5
     diagonal = torch.diag_embed(signs)
     return torch.where(swap, diagonal.flip(1), diagonal)
 
 
-def _crop(
-    images: Tensor,
+def _crop_grid(
+    symmetry: Tensor,
     size: int,
     scale: tuple[float, float],
     rotation: float,
-    symmetry: Tensor,
     content: Tensor | None,
     g: torch.Generator,
 ) -> Tensor:
-    """Random rotated, resized crops [B, 3, size, size] of images [B, 3, H, W].
+    """Where the pixels of random rotated crops lie in their images, [B, size, size, 2].
 
     With `content` (points in [-1, 1]), seven of ten crops are centred near it, the others anywhere.
     """
-    b = len(images)
-    area = scale[0] + (scale[1] - scale[0]) * torch.rand(b, 1, generator=g)
-    aspect = ((torch.rand(b, 1, generator=g) - 0.5) * 0.4).exp()
+    b = len(symmetry)
+    area = scale[0] + (scale[1] - scale[0]) * _rand(g, b, 1)
+    aspect = ((_rand(g, b, 1) - 0.5) * 0.4).exp()
     half = torch.cat([(area * aspect).sqrt(), (area / aspect).sqrt()], dim=1).clamp_max_(1.0)
-    centre = torch.rand(b, 2, generator=g) * 2 - 1
+    centre = _rand(g, b, 2) * 2 - 1
     if content is not None:
-        near = content + (torch.rand(b, 2, generator=g) - 0.5) * half
-        centre = torch.where(torch.rand(b, 1, generator=g) < 0.7, near, centre * (1 - half))
+        near = content + (_rand(g, b, 2) - 0.5) * half
+        centre = torch.where(_rand(g, b, 1) < 0.7, near, centre * (1 - half))
         centre = torch.minimum(torch.maximum(centre, half - 1), 1 - half)
     else:
         centre = centre * (1 - half)
-    angle = (torch.rand(b, generator=g) * 2 - 1) * math.radians(rotation)
+    angle = (_rand(g, b) * 2 - 1) * math.radians(rotation)
     cos, sin = angle.cos(), angle.sin()
     turn = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
     theta = torch.cat([turn * half[:, None] @ symmetry, centre[:, :, None]], dim=2)
-    grid = F.affine_grid(theta, [b, 3, size, size], align_corners=False)
+    return F.affine_grid(theta, [b, 3, size, size], align_corners=False)
+
+
+def _sample(images: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(images, grid, "bilinear", "reflection", align_corners=False)

@@ -171,10 +171,11 @@ def _load_own(
         state = read_weights(file)
         config = read_vit_config(file.with_name("config.json"))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
         vit = ViT(config)
     if state is not None:
         load_weights(vit, state, f"{name} weights")
+    else:
+        _randomise(vit)
     return Encoder(
         name,
         vit,
@@ -184,6 +185,16 @@ def _load_own(
         config.mean,
         config.std,
     )
+
+
+def _randomise(vit: ViT) -> None:
+    """The ViT's own initial distribution, drawn by NumPy: PyTorch's differs between versions."""
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            if parameter.ndim >= 2:
+                numbers = rng.normal(0.0, 0.02, parameter.shape)
+                parameter.copy_(torch.from_numpy(numbers.astype(np.float32)))
 
 
 def _load_timm(

@@ -79,6 +79,8 @@ class TrainConfig:
         noise: standard deviation of the noise that is added to reduced tokens while the
             representation is trained. Reduced tokens have a standard deviation of about 1.
         masked: share of patches that are hidden while the representation is trained.
+        looks: number of frames that are also encoded with another palette, background and light,
+            and from a slightly shifted camera. The representation learns to ignore such looks.
         horizon: default planning horizon in model steps, stored in the checkpoint.
         samples: default candidates per planning iteration, stored likewise.
         iterations: default planning iterations, stored likewise.
@@ -111,6 +113,7 @@ class TrainConfig:
     clips: int = 64
     noise: float = 0.2
     masked: float = 0.1
+    looks: int = 60_000
     horizon: int = 5
     samples: int = 128
     iterations: int = 12
@@ -132,6 +135,8 @@ class TrainConfig:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least {minimum}")
+        if self.looks < 0:
+            raise UserError(f"looks is {self.looks}: it must be at least 0")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise UserError(f"minutes is {self.minutes}: it must be a number above 0")
         if not (0 <= self.noise < math.inf and 0 <= self.masked < 1):

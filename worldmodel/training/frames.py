@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,15 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldmodel.data.cache import LatentCache
-from worldmodel.data.clips import ClipSampler
-from worldmodel.data.dataset import Dataset, open_dataset
+from worldmodel.data.cache import FrameSource, LatentCache
+from worldmodel.data.clips import ClipSampler, EpisodeIndex, choose
+from worldmodel.data.dataset import Dataset, open_dataset, split
 from worldmodel.data.recording import parse_hold
 from worldmodel.encoders.encoder import Encoder
 from worldmodel.errors import UserError
 from worldmodel.models.config import DataSpec
 from worldmodel.training.config import TrainConfig
 from worldmodel.training.frameskip import measure_frameskip
+from worldmodel.training.looks import LookedFrames
 
 Array = NDArray[Any]
 
@@ -32,12 +33,14 @@ class Batch(NamedTuple):
         proprio: ``[B, J, Dp]``.
         actions: ``[B, J-1, F*A]``.
         ids: a number for each frame, int64 ``[B, J]``; equal numbers are the same frame.
+        shown: `frames`, some of them in another look.
     """
 
     frames: Tensor
     proprio: Tensor
     actions: Tensor
     ids: Tensor
+    shown: Tensor
 
 
 class TrainingFrames:
@@ -50,8 +53,11 @@ class TrainingFrames:
         sampler: draws clips; reduced tokens are drawn from the leading datasets only.
         train: episodes to train on.
         held_out: episodes for validation.
-        features: reduced tokens or latents of all frames that are drawn, ``[frames, ...]``.
+        features: reduced tokens or latents of all frames that are drawn, ``[frames, ...]``; after
+            reduced tokens follow those of frames in other looks.
         first: row of each dataset's first frame in `features`.
+        other_look: row of each frame in another look, int64 ``[frames]``, or its own.
+        looked: episodes of which every frame has one, or None.
         reduced: whether frames are reduced tokens.
         fixed: whether frames are latents.
     """
@@ -64,13 +70,20 @@ class TrainingFrames:
         frameskip: int,
         held_out: float,
         device: torch.device,
+        looks: Sequence[tuple[LookedFrames, Array]] = (),
     ) -> None:
-        """`leading`: number of datasets that the representation is learnt from."""
+        """
+        Args:
+            leading: number of datasets that the representation is learnt from.
+            looks: frames of these in other looks, and their tokens.
+        """
         self.datasets, self.tokens = datasets, tokens
         self.frameskip, self.share, self.device = frameskip, held_out, device
-        self.leading = leading
+        self.leading, self.looks = leading, looks
         self.reduced = self.fixed = False
         self.features = torch.empty(0)
+        self.other_look = torch.empty(0)
+        self.looked: EpisodeIndex | None = None
         self._sample_from(datasets[:leading])
 
     def _sample_from(self, datasets: list[Dataset]) -> None:
@@ -82,7 +95,17 @@ class TrainingFrames:
         """From now on, frames of the leading datasets are drawn as ``reduce(tokens)``."""
         leading = slice(self.leading)
         self._sample_from(self.datasets[leading])
-        self.features = self._store([reduce(tokens) for tokens in self.tokens[leading]])
+        sources = [*self.tokens[leading], *(tokens for _, tokens in self.looks)]
+        self.features = self._store([reduce(tokens) for tokens in sources])
+        self.other_look = torch.arange(self.first[-1])
+        follows = int(self.first[-1])
+        for (frames, _), first in zip(self.looks, self.first, strict=False):
+            rows = torch.from_numpy(frames.rows + first)
+            self.other_look[rows] = follows + torch.arange(len(rows))
+            follows += len(rows)
+        if self.looks:
+            chosen = [frames.episodes for frames, _ in self.looks]
+            self.looked = choose(self.sampler.datasets, chosen, self.frameskip)
         self.reduced = True
 
     def use_latents(self, encode: Callable[[Array], Tensor]) -> None:
@@ -108,14 +131,31 @@ class TrainingFrames:
         rng: np.random.Generator,
         held_out: bool = False,
         before: int | None = None,
+        mixed: float = 0.0,
     ) -> Batch:
-        """`count` random clips of `length` frames; `before` as in `ClipSampler.draw`."""
+        """`count` random clips of `length` frames; `before` as in `ClipSampler.draw`. A share
+        `mixed` of them shows half of its frames in another look, if there are any."""
+        several = round(mixed * count) if self.looked is not None and len(self.looked) else 0
+        plain = count - several
         episodes = self.held_out if held_out else self.train
-        clips = self.sampler.draw(episodes, count, length, rng, before)
-        ids = torch.from_numpy(clips.frames + self.first[clips.source][:, None])
-        frames = self.features[ids.to(self.features.device)]
-        parts = (frames, clips.proprio, clips.actions, ids)
+        clips = [self.sampler.draw(episodes, plain, length, rng, before)]
+        if several:
+            assert self.looked is not None
+            clips.append(self.sampler.draw(self.looked, several, length, rng, before))
+        rows = [part.frames + self.first[part.source][:, None] for part in clips]
+        ids = torch.from_numpy(np.concatenate(rows))
+        frames = shown = self._features(ids)
+        if several:
+            other = torch.from_numpy(rng.random(ids.shape) < 0.5)
+            other[:plain] = False
+            shown = self._features(torch.where(other, self.other_look[ids], ids))
+        proprio = torch.cat([part.proprio for part in clips])
+        actions = torch.cat([part.actions for part in clips])
+        parts = (frames, proprio, actions, ids, shown)
         return Batch(*(part.to(self.device) for part in parts))
+
+    def _features(self, rows: Tensor) -> Tensor:
+        return self.features[rows.to(self.features.device)]
 
     def spec(self, encoder: Encoder) -> DataSpec:
         """Sizes and statistics of the world model's inputs."""
@@ -149,8 +189,10 @@ def _with_hold(dataset: Dataset, hold: str) -> Dataset:
     return replace(dataset, hold=parse_hold(hold, dataset.action_low, dataset.action_high))
 
 
-def open_frames(config: TrainConfig, encoder: Encoder, device: torch.device) -> TrainingFrames:
-    """The datasets of a run, encoded.
+def open_frames(
+    config: TrainConfig, encoder: Encoder, device: torch.device, looks: int = 0
+) -> TrainingFrames:
+    """The datasets of a run, encoded, and `looks` of their frames in other looks.
 
     Raises:
         UserError: an unusable dataset, or datasets of different environments.
@@ -164,8 +206,29 @@ def open_frames(config: TrainConfig, encoder: Encoder, device: torch.device) -> 
     if len({dataset.env_id for dataset in datasets}) > 1:
         ids = sorted({dataset.env_id for dataset in datasets})
         raise UserError(f"the datasets are of different environments: {', '.join(ids)}")
-    tokens: list[Array] = [
-        LatentCache.open_or_build(dataset, encoder, config.cache).tokens for dataset in datasets
+
+    def encode(frames: FrameSource) -> Array:
+        return LatentCache.open_or_build(frames, encoder, config.cache).tokens
+
+    tokens = [encode(dataset) for dataset in datasets]
+    share = min(1.0, looks / sum(len(dataset) for dataset in leading))
+    looked = [
+        LookedFrames(
+            dataset,
+            int(share * len(dataset)),
+            split(dataset, config.held_out)[0],
+            seed=number,
+            device=encoder.mean.device,
+        )
+        for number, dataset in enumerate(leading if looks else [])
     ]
     frameskip = config.model.frameskip or measure_frameskip(datasets, tokens)
-    return TrainingFrames(datasets, tokens, len(leading), frameskip, config.held_out, device)
+    return TrainingFrames(
+        datasets,
+        tokens,
+        len(leading),
+        frameskip,
+        config.held_out,
+        device,
+        [(frames, encode(frames)) for frames in looked],
+    )

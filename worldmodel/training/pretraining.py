@@ -1,16 +1,21 @@
 """Pretraining of the project's own DINO: self-distillation of a small ViT on frames.
 
-The loss has three terms, from one masked forward pass of the student on each global crop:
+Student and teacher see the same crop in two looks, the student with some patches masked. The loss
+has these terms:
 
 - class token: cross-entropy between teacher and student over prototypes (DINO, Caron et al. 2021).
   Sinkhorn-Knopp balances the teacher, at a fixed low temperature (SwAV, Caron et al. 2020);
-- masked patches: the same for each patch, with the teacher's unmasked view as target (iBOT, Zhou et
-  al. 2022);
-- masked pixels: a linear head regresses the pixels behind the mask (SimMIM, Xie et al. 2022). DINO
-  has no such term. On a budget of minutes, it is what teaches patch tokens where objects are.
+- patches: the same for each patch, masked (iBOT, Zhou et al. 2022) or not. Patches that are not
+  masked learn to ignore the look;
+- pixels: a linear head regresses those behind the mask (SimMIM, Xie et al. 2022), which teaches
+  tokens where objects are, and those of the other patches, so that tokens keep small things.
+  DINO has no such term;
+- KoLeo, which spreads class tokens.
 
-A KoLeo term spreads class tokens. The result, ``OUT/encoder``, is the moving average of the
-student's ViT, which is also the teacher.
+Instead of prototypes, projected patch tokens of both views can agree under VICReg or SIGReg,
+without a teacher; see `self_distillation`.
+
+The result, ``OUT/encoder``, is the moving average of the student's ViT, which is also the teacher.
 """
 
 from __future__ import annotations
@@ -24,13 +29,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from worldmodel.cli.device import autocast, pick_device
-from worldmodel.encoders.augmentation import Augment, AugmentConfig, dead_leaves
+from worldmodel.encoders.augmentation import Augment, AugmentConfig, Views, dead_leaves
+from worldmodel.encoders.procedural_scenes import render_scenes
 from worldmodel.encoders.vit import ViT, ViTConfig, patchify
 from worldmodel.errors import UserError
 from worldmodel.training.loop import (
@@ -48,7 +53,9 @@ from worldmodel.training.self_distillation import (
     cross_entropy,
     entropy,
     koleo,
+    sigreg,
     sinkhorn,
+    vicreg,
 )
 
 
@@ -65,8 +72,10 @@ class PretrainConfig:
         device: auto, cpu, cuda or mps.
         batch: images per step.
         frames: frames in memory, the same number of each dataset.
-        procedural: share of procedural images.
-        bank: number of different procedural images.
+        procedural: share of flat procedural images (dead leaves).
+        bank: number of different ones.
+        scenes: share of rendered procedural scenes.
+        scene_bank: number of different images of them.
         dim: width of the ViT.
         depth: blocks of the ViT.
         heads: attention heads of the ViT.
@@ -74,9 +83,11 @@ class PretrainConfig:
         mask_share: share of global crops that are masked.
         mask_ratio: smallest and largest share of hidden patches.
         cls_weight: weight of the class-token term.
-        patch_weight: weight of the masked-patch term.
-        pixel_weight: weight of the masked-pixel term.
+        patch_weight: weight of the patch term.
+        pixel_weight: weight of the pixel terms.
         koleo_weight: weight of the KoLeo term.
+        vicreg_weight: weight of VICReg of patches.
+        sigreg_weight: weight of SIGReg of patches.
         student_temperature: of both heads.
         cls_temperature: of the teacher's class head.
         patch_temperature: of the teacher's patch head.
@@ -101,6 +112,8 @@ class PretrainConfig:
     frames: int = 40_000
     procedural: float = 0.25
     bank: int = 4_000
+    scenes: float = 0.0
+    scene_bank: int = 20_000
     dim: int = 192
     depth: int = 6
     heads: int = 3
@@ -111,6 +124,8 @@ class PretrainConfig:
     patch_weight: float = 1.0
     pixel_weight: float = 1.0
     koleo_weight: float = 0.1
+    vicreg_weight: float = 0.0
+    sigreg_weight: float = 0.0
     student_temperature: float = 0.1
     cls_temperature: float = 0.04
     patch_temperature: float = 0.03
@@ -130,6 +145,11 @@ class PretrainConfig:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.steps is None and self.minutes <= 0:
             raise UserError(f"minutes is {self.minutes}: give a positive budget, or steps")
+        if not (self.procedural >= 0 and self.scenes >= 0 and self.procedural + self.scenes < 1):
+            raise UserError(
+                f"procedural is {self.procedural} and scenes is {self.scenes}: "
+                "neither may be below 0, and their sum must be below 1"
+            )
 
 
 class Pretrainer:
@@ -139,14 +159,18 @@ class Pretrainer:
         self.config = c = config
         self.device = pick_device(c.device)
         size = c.augment.global_size
-        frames = load_frames([p for p in c.data.split(",") if p], c.frames, size, c.seed)
-        bank = dead_leaves(c.bank, size, c.seed)
-        mean, std = pixel_statistics([frames, bank], [1 - c.procedural, c.procedural])
+        recorded = load_frames([p for p in c.data.split(",") if p], c.frames, size, c.seed)
+        leaves = dead_leaves(c.bank, size, c.seed)
+        scenes = render_scenes(c.scene_bank if c.scenes else 0, size, c.seed)
+        sources = [recorded, leaves, scenes] if c.scenes else [recorded, leaves]
+        self.shares = [1 - c.procedural - c.scenes, c.procedural, c.scenes][: len(sources)]
+        mean, std = pixel_statistics(sources, self.shares)
         self.vit_config = ViTConfig(
             image_size=size, dim=c.dim, depth=c.depth, heads=c.heads, mean=mean, std=std
         )
-        self.frames, self.bank = torch.from_numpy(frames), torch.from_numpy(bank)
-        self.augment = Augment(c.augment, self.bank, torch.tensor(mean), torch.tensor(std))
+        self.images = [torch.from_numpy(source).to(self.device) for source in sources]
+        statistics = (torch.tensor(numbers, device=self.device) for numbers in (mean, std))
+        self.augment = Augment(c.augment, self.images[1], *statistics)
         torch.manual_seed(c.seed)
         self.model = DistillationNetwork(self.vit_config, c.prototypes).to(self.device)
         self.trained: dict[str, nn.Module] = {"student": self.model}
@@ -185,70 +209,97 @@ class Pretrainer:
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a random batch, its terms, and figures that show a collapse."""
         c = self.config
-        g = torch.Generator().manual_seed(c.seed * 1_000_003 + step)
-        views, local_crops = self.augment(self._images(g), g)
-        mask = block_masks(len(views), self.model.vit.grid, c.mask_ratio, c.mask_share, g)
-        hidden = mask.flatten().nonzero().squeeze(1).to(self.device)
-        views, mask = views.to(self.device), mask.to(self.device)
+        g = torch.Generator(self.device).manual_seed(c.seed * 1_000_003 + step)
+        local = torch.Generator().manual_seed(c.seed * 1_000_003 + step)
+        views = self.augment(self._draw(g), g)
+        masks = block_masks(c.batch, self.model.vit.grid, c.mask_ratio, c.mask_share, local)
+        masks = masks.to(self.device)
+        compare = c.vicreg_weight > 0 or c.sigreg_weight > 0
 
+        terms: dict[str, Tensor] = {}
+        figures: dict[str, Tensor] = {}
         with autocast(self.device):
-            with torch.no_grad():
-                target = self.teacher.vit(views)
-                teacher_cls = self.teacher.cls_head(target[:, 0])
-                teacher_patch = self.teacher.patch_head(target[:, 1:].flatten(0, 1)[hidden])
-            tokens = self.model.vit(views, mask)
-            hidden_tokens = tokens[:, 1:].flatten(0, 1)[hidden]
-            cls_tokens = tokens[:, 0]
-            if local_crops:
-                local = self.model.vit(torch.cat(local_crops).to(self.device))
-                cls_tokens = torch.cat([cls_tokens, local[:, 0]])
-            student_cls = self.model.cls_head(cls_tokens)
-            student_patch = self.model.patch_head(hidden_tokens)
-            pixels = self.model.pixel_head(hidden_tokens)
+            tokens = self.model.vit(views.student, masks)
+            pixels = self.model.pixel_head(tokens[:, 1:])
+            if compare:
+                other = self.model.vit(views.teacher)
+                both = [self.model.projector(x[:, 1:].flatten(0, 1)) for x in (tokens, other)]
+                if c.vicreg_weight > 0:
+                    terms["vicreg"] = vicreg(both[0], both[1])
+                if c.sigreg_weight > 0:
+                    terms["sigreg"] = sigreg(both[0], both[1], g)
+            if c.cls_weight > 0 or c.patch_weight > 0:
+                distilled, figures = self._distil(tokens, views)
+                terms.update(distilled)
+        error = pixels.float() - patchify(views.student, self.vit_config.patch_size)
+        error = error.square().mean(-1)
+        terms["pixel_loss"] = (error * masks).sum() / masks.sum().clamp_min(1)
+        terms["visible_pixel_loss"] = (error * ~masks).sum() / (~masks).sum().clamp_min(1)
+        terms["koleo"] = koleo(tokens[:, 0])
+        weights = {
+            "cls_loss": c.cls_weight,
+            "patch_loss": c.patch_weight,
+            "pixel_loss": c.pixel_weight,
+            "visible_pixel_loss": c.pixel_weight,
+            "koleo": c.koleo_weight,
+            "vicreg": c.vicreg_weight,
+            "sigreg": c.sigreg_weight,
+        }
+        loss = sum((weights[name] * term for name, term in terms.items()), torch.zeros(()))
+        return loss, {**{name: term.detach() for name, term in terms.items()}, **figures}
 
+    def _distil(self, tokens: Tensor, views: Views) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The terms of self-distillation, and figures that show a collapse."""
+        c = self.config
         with torch.no_grad():
+            target = self.teacher.vit(views.teacher)
+            teacher_cls = self.teacher.cls_head(target[:, 0])
+            teacher_patch = self.teacher.patch_head(target[:, 1:].flatten(0, 1))
             cls_targets = sinkhorn(teacher_cls, c.cls_temperature)
             patch_targets = sinkhorn(teacher_patch, c.patch_temperature)
+        cls_tokens = tokens[:, 0]
+        if views.local_crops:
+            small = self.model.vit(torch.cat(views.local_crops))
+            cls_tokens = torch.cat([cls_tokens, small[:, 0]])
+        student_cls = self.model.cls_head(cls_tokens)
+        student_patch = self.model.patch_head(tokens[:, 1:].flatten(0, 1))
         # Every crop of the student has the same target, the teacher's global crop.
         cls_losses = [
             cross_entropy(cls_targets, crop, c.student_temperature)
             for crop in student_cls.split(c.batch)
         ]
-        target_pixels = patchify(views, self.vit_config.patch_size).flatten(0, 1)[hidden]
         terms = {
             "cls_loss": torch.stack(cls_losses).mean(),
             "patch_loss": cross_entropy(patch_targets, student_patch, c.student_temperature),
-            "pixel_loss": F.mse_loss(pixels.float(), target_pixels),
-            "koleo": koleo(tokens[:, 0]),
         }
-        weights = (c.cls_weight, c.patch_weight, c.pixel_weight, c.koleo_weight)
-        loss = sum(w * term for w, term in zip(weights, terms.values(), strict=True))
-        assert isinstance(loss, Tensor)
         figures = {
             "cls_entropy": entropy(cls_targets).mean(),
             "patch_entropy": entropy(patch_targets).mean(),
             "cls_best": cls_targets.argmax(-1),
-            "patch_best": teacher_patch.argmax(-1),
+            "patch_best": teacher_patch[::16].argmax(-1),
         }
-        return loss, {**{name: term.detach() for name, term in terms.items()}, **figures}
+        return terms, figures
 
-    def _images(self, g: torch.Generator) -> Tensor:
+    def _draw(self, g: torch.Generator) -> Tensor:
         """A batch of recorded and procedural images, uint8 [B, H, W, 3]."""
-        c = self.config
-        procedural = int(round(c.batch * c.procedural))
-        recorded = torch.randint(len(self.frames), (c.batch - procedural,), generator=g)
-        drawn = torch.randint(len(self.bank), (procedural,), generator=g)
-        return torch.cat([self.frames[recorded], self.bank[drawn]])
+        counts = [round(self.config.batch * share) for share in self.shares]
+        counts[0] += self.config.batch - sum(counts)
+        parts = []
+        for images, count in zip(self.images, counts, strict=True):
+            parts.append(images[torch.randint(len(images), (count,), generator=g, device=g.device)])
+        return torch.cat(parts)
 
     def summarise(self, window: list[dict[str, Tensor]]) -> Figures:
         """Means over the steps, and how many prototypes were the best one of any token: few after a
         collapse. While the class token has learnt nothing, cls_below_uniform is 0."""
         best = ("cls_best", "patch_best")
         mean = {
-            name: float(torch.stack([figures[name] for figures in window]).mean())
+            name: float(torch.stack([figures[name] for figures in window]).float().mean())
             for name in window[0]
             if name not in best
         }
+        if "cls_best" not in window[0]:
+            return mean
         uniform = math.log(self.config.prototypes)
         used = [len(torch.cat([figures[name] for figures in window]).unique()) for name in best]
         return {
@@ -307,7 +358,7 @@ def pretrain(config: PretrainConfig) -> Path:
     pretrainer, loop = start_pretraining(config)
     parameters = sum(p.numel() for p in pretrainer.model.vit.parameters())
     print(
-        f"{len(pretrainer.frames)} frames, {len(pretrainer.bank)} procedural images, "
+        f"{' + '.join(str(len(images)) for images in pretrainer.images)} images, "
         f"{parameters:,} parameters, {pretrainer.device}"
     )
     loop.run()

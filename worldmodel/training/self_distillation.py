@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from worldmodel.encoders.vit import ViT, ViTConfig
 
+SIGREG = 20.0  # weight of the Gaussian shape of embeddings against their agreement
+EMBEDDING = 128  # numbers of the embeddings that VICReg and SIGReg compare
+
 
 class PrototypeHead(nn.Module):
     """Tokens to prototype scores: an MLP, a normalised bottleneck, prototypes of unit length."""
@@ -35,6 +38,9 @@ class DistillationNetwork(nn.Module):
         self.cls_head = PrototypeHead(vit.dim, prototypes)
         self.patch_head = PrototypeHead(vit.dim, prototypes)
         self.pixel_head = nn.Linear(vit.dim, 3 * vit.patch_size**2)
+        self.projector = nn.Sequential(
+            nn.Linear(vit.dim, 512), nn.BatchNorm1d(512), nn.GELU(), nn.Linear(512, EMBEDDING)
+        )
 
 
 def block_masks(
@@ -96,3 +102,36 @@ def koleo(tokens: Tensor) -> Tensor:
     with torch.no_grad():
         nearest = (unit @ unit.T).fill_diagonal_(-2.0).argmax(dim=1)
     return -((unit - unit[nearest]).norm(dim=1) + 1e-4).log().mean()
+
+
+def vicreg(a: Tensor, b: Tensor) -> Tensor:
+    """Variance-invariance-covariance regularisation of embeddings ``[N, D]`` of two views of the
+    same things (Bardes et al. 2022), divided by 25."""
+    a, b = a.float(), b.float()
+    loss = F.mse_loss(a, b)
+    for each in (a, b):
+        centred = each - each.mean(0)
+        spread = (centred.var(0) + 1e-4).sqrt()
+        covariance = (centred.T @ centred / (len(each) - 1)).fill_diagonal_(0)
+        loss = loss + F.relu(1 - spread).mean() / 2 + covariance.square().sum() / each.shape[1] / 25
+    return loss
+
+
+def sigreg(a: Tensor, b: Tensor, g: torch.Generator, slices: int = 256) -> Tensor:
+    """Embeddings ``[N, D]`` of two views agree, and are distributed as a standard Gaussian (LeJEPA:
+    Balestriero and LeCun 2025).
+
+    Random one-dimensional projections are compared with the Gaussian by the statistic of Epps and
+    Pulley, divided by N: the weighted squared error of the empirical characteristic function.
+    """
+    a, b = a.float(), b.float()
+    axes = torch.randn(a.shape[1], slices, generator=g, device=g.device).to(a.device)
+    axes = F.normalize(axes, dim=0)
+    t = torch.linspace(0.2, 4, 17, device=a.device)
+    gaussian = (-t.square() / 2).exp()
+    loss = F.mse_loss(a, b)
+    for each in (a, b):
+        angles = (each @ axes).unsqueeze(-1) * t
+        error = (angles.cos().mean(0) - gaussian).square() + angles.sin().mean(0).square()
+        loss = loss + SIGREG * (error * gaussian).mean() / 2
+    return loss

@@ -81,6 +81,7 @@ __all__ = ["LossConfig", "OptimConfig", "TrainConfig", "WorldModelTrainer", "sta
 Array = NDArray[Any]
 SHARP = 0.4  # share of the first phase with an exponential kernel
 SHARP_FORWARD, SHARP_RECONSTRUCT = 0.25, 0.2  # of the weights of these terms meanwhile
+MIXED = 0.25  # share of the clips of the first phase with frames in other looks
 READ_PROPRIO = 0.02  # weight of this term in the second phase
 VALIDATION, DISTANCE = 2**31, 2**31 + 1  # beside the seed, of validation clips and of the distance
 DISTANCE_CLIPS = 1024  # that the distance is fitted to
@@ -224,7 +225,7 @@ class WorldModelTrainer:
         if not self.frames.fixed:
             return self._representation_loss(step, rng, generator)
         clips = self.frames.draw(c.batch, length, rng)
-        frames, proprio, actions, _ = clips
+        frames, proprio, actions = clips[:3]
         with autocast(self.device):
             if self.teacher:
                 taught = self.teacher.relabel(frames.float(), proprio, actions, generator)
@@ -245,14 +246,12 @@ class WorldModelTrainer:
         c = self.config
         smooth = self.progress >= SHARP * self.joint
         assert self.heads is not None
-        clips = self.frames.draw(c.clips, c.clip, rng, before=0)
+        clips = self.frames.draw(c.clips, c.clip, rng, before=0, mixed=MIXED)
         with autocast(self.device):
-            reduced = clips.frames
-            reduced = reduced.bfloat16() if has_bfloat16(self.device) else reduced.float()
-            z = self.model.representation.adapt(distort(reduced, c.noise, c.masked, generator))
-            terms = latent_terms(
-                self.model, self.heads, z, reduced, clips.proprio, clips.actions, c.loss.rollout
-            )
+            shown = clips.shown
+            shown = shown.bfloat16() if has_bfloat16(self.device) else shown.float()
+            z = self.model.representation.adapt(distort(shown, c.noise, c.masked, generator))
+            terms = latent_terms(self.model, self.heads, z, *clips[:3], c.loss.rollout)
             terms["contrast"] = temporal_contrast(z, clips.ids, generator, smooth)
             weights = c.loss
             if not smooth:
@@ -274,7 +273,7 @@ class WorldModelTrainer:
     def _held_out(self, count: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
         """Latents ``[B, J, P, D]``, proprio and actions of random held-out clips."""
         rng = np.random.default_rng((self.config.seed, VALIDATION))
-        frames, proprio, actions, _ = self.frames.draw(count, length, rng, held_out=True)
+        frames, proprio, actions = self.frames.draw(count, length, rng, held_out=True)[:3]
         frames = frames.float()
         if not self.frames.fixed:
             frames = self.averaged.representation.adapt(frames)
@@ -354,7 +353,7 @@ def start(config: TrainConfig) -> tuple[WorldModelTrainer, Loop]:
         config = _with_frameskip(config, teacher.info.model.frameskip)
     fixed = teacher is not None or REPRESENTATIONS[config.model.representation].fixed
     joint = 0.0 if fixed else config.joint
-    frames = open_frames(config, encoder, device)
+    frames = open_frames(config, encoder, device, looks=config.looks if joint else 0)
     config = _with_frameskip(config, frames.frameskip)
     trainer = WorldModelTrainer(config, frames, encoder, joint, teacher)
     loop_config = LoopConfig(
