@@ -147,6 +147,8 @@ def test_every_kind_of_features_is_probed(
         (None, "MLP"),
     ]
     assert min(kinds["latents"][0]["r2"].values()) > 0.95
+    assert [row["probe"] for row in kinds["looks"]] == ["ridge", "MLP"]
+    assert 0 < kinds["looks"][0]["mean_r2"] < kinds["latents"][0]["mean_r2"]
     assert {row["at"] for row in kinds["imagined"]} == set(range(6))
     assert {row["at"] for row in rows if row["kind"] == "layer"} == set(range(6))
     assert sum(row["kind"] == "region" for row in rows) == 8

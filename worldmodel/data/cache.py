@@ -28,7 +28,7 @@ class FrameSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def pixels(self, frames: slice) -> Array:
+    def pixels(self, frames: slice | Array) -> Array:
         """Images uint8 ``[m, H, W, 3]``."""
         ...
 

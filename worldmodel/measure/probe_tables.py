@@ -45,9 +45,9 @@ def distance_table(result: dict[str, Any]) -> str:
 
 
 def linear_probe_table(result: dict[str, Any]) -> str:
-    """R^2 of linear probes, and of attention probes of encoders, as a Markdown table."""
+    """R^2 of linear probes, and of attention probes of tokens, as a Markdown table."""
     shown = {("encoder", "ridge"), ("encoder", "attention"), ("latents", "ridge")}
-    shown |= {("imagined", "ridge")}
+    shown |= {("imagined", "ridge"), ("looks", "ridge"), ("looks", "attention")}
     rows = [row for row in result["results"] if (row["kind"], row["probe"]) in shown]
     names = list(rows[0]["r2"])
     lines = [f"| | probe | {' | '.join(names)} |", "|---|---|" + "---:|" * len(names)]

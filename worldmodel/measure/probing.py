@@ -11,6 +11,8 @@ the kinds of features that ``--kinds`` names:
     latents   encoded latents of single frames, always
     imagined  latents imagined 0 to T model steps ahead under the recorded actions: with probes
               fitted at each depth, and with the probe of depth 0 ("ridge of latents")
+    looks     patch tokens and latents of test frames in other looks (`worldmodel.training.looks`),
+              read by the probes of frames as recorded
     layers    inputs of the predictor (0) and outputs of each of its blocks in one model step, for
               the state of the predicted frame
     regions   as latents, but one quarter of the workspace is left out of training and tested on
@@ -48,8 +50,9 @@ from worldmodel.models.latents import (
     latents_of,
 )
 from worldmodel.models.world_model import WorldModel
+from worldmodel.training.looks import LookedFrames
 
-KINDS = ("latents", "imagined", "layers", "regions", "distance", "shuffled")
+KINDS = ("latents", "looks", "imagined", "layers", "regions", "distance", "shuffled")
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class ProbeConfig:
         data: dataset folder whose episodes recorded the simulator's state.
         encoders: names separated by commas; "name=weights" gives one its local weights.
         checkpoints: world models: names or folders, separated by commas.
-        kinds: kinds of features of the checkpoints: latents, imagined, layers, regions, distance,
-            shuffled, separated by commas; or all.
+        kinds: kinds of features: latents, looks, imagined, layers, regions, distance, shuffled,
+            separated by commas; or all. Encoders have looks only.
         targets: names of what the image shows, separated by commas; empty means all but velocities,
             "all" includes these. An angle is replaced by its sine and cosine.
         frames: number of frames.
@@ -132,18 +135,29 @@ def probe(config: ProbeConfig) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     distances: dict[str, Any] = {}
     device = pick_device(config.device)
+    looked: list[LookedFrames] = []
+    if "looks" in config.chosen:
+        looked = [LookedFrames(dataset, counts[2], episodes[2], config.seed, device)]
+    changed = sum(map(len, looked))
+    truths_of_looks = [torch.from_numpy(values[each.rows]).float() for each in looked]
+    y_of_looks = y._replace(test=torch.cat([y.test, *truths_of_looks]))
     for spec in listed(config.encoders):
         name, _, weights = spec.partition("=")
         encoder = load_encoder(name, weights or None).to(device)
         log = ProbeLog(rows, spec, encoder, names, config)
-        tokens = Parts(*encode_frames(log.encoder, dataset, every).split(counts))
-        log.probe("encoder", None, spec, log.narrow(*tokens), y, ("ridge",))
-        log.probe("encoder", None, spec, tokens, y, ("attention",))
+        tokens = Parts(*encode_frames(encoder, dataset, every).split(counts))
+        others = [encode_frames(encoder, each, np.arange(len(each))) for each in looked]
+        tokens = tokens._replace(test=torch.cat([tokens.test, *others]))
+        log.probe("encoder", None, spec, log.narrow(*tokens), y_of_looks, ("ridge",), changed)
+        log.probe("encoder", None, spec, tokens, y_of_looks, ("attention",), changed)
     for name in listed(config.checkpoints):
         model, encoder, info = load_checkpoint(name, device)
         log = ProbeLog(rows, name, encoder, names, config)
-        x = log.narrow(*latents_of(model, encoder, dataset, every).split(counts))
-        log.probe("latents", None, f"latents of {name}", x, y)
+        z = Parts(*latents_of(model, encoder, dataset, every).split(counts))
+        others = [latents_of(model, encoder, each, np.arange(len(each))) for each in looked]
+        x = log.narrow(*z._replace(test=torch.cat([z.test, *others])))
+        log.probe("latents", None, f"latents of {name}", x, y_of_looks, looked=changed)
+        x = x._replace(test=x.test[: counts[2]])
         if "distance" in config.chosen:
             parts = model, encoder, dataset, episodes[2]
             distances[name] = distance_correlations(*parts, config.seed)
@@ -209,12 +223,17 @@ class ProbeLog:
         x: Parts,
         y: Parts,
         probes: tuple[str, ...] = ("ridge", "MLP"),
+        looked: int = 0,
     ) -> None:
         """Fit probes of targets y to features x; `kind` and `at` name the features, `label` does so
-        for people."""
-        seed = self.config.seed
+        for people. The last `looked` frames to test on are in other looks."""
+        seed, plain = self.config.seed, len(y.test) - looked
         for name in probes:
-            self.add(kind, at, label, name, read(name, x, y, seed), y.test)
+            found = read(name, x, y, seed)
+            self.add(kind, at, label, name, found[:plain], y.test[:plain])
+            if looked:
+                self.add("looks", at, f"{label}, other looks", name, found[plain:], y.test[plain:])
+        x, y = (part._replace(test=part.test[:plain]) for part in (x, y))
         if "shuffled" in self.config.chosen and kind in ("latents", "imagined", "layer"):
             g = torch.Generator().manual_seed(seed)
             y = Parts(*(part[torch.randperm(len(part), generator=g)] for part in y))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from worldmodel.cli import Progress, progress
+from worldmodel.data.cache import FrameSource
 from worldmodel.data.clips import ClipSampler, choose
 from worldmodel.data.dataset import Dataset
 from worldmodel.encoders.encoder import Encoder
@@ -26,7 +27,7 @@ def frames_of(dataset: Dataset, episodes: np.ndarray) -> np.ndarray:
     return np.concatenate([np.arange(s.start, s.stop) for s in spans])
 
 
-def encode_frames(encoder: Encoder, dataset: Dataset, frames: np.ndarray) -> Tensor:
+def encode_frames(encoder: Encoder, dataset: FrameSource, frames: np.ndarray) -> Tensor:
     """Patch tokens of the given frames, float16 ``[n, N, C]`` on the CPU."""
     out = torch.empty(len(frames), encoder.num_tokens, encoder.dim, dtype=torch.float16)
     bar: Progress[None]
@@ -39,7 +40,9 @@ def encode_frames(encoder: Encoder, dataset: Dataset, frames: np.ndarray) -> Ten
 
 
 @torch.no_grad()
-def latents_of(model: WorldModel, encoder: Encoder, dataset: Dataset, frames: np.ndarray) -> Tensor:
+def latents_of(
+    model: WorldModel, encoder: Encoder, dataset: FrameSource, frames: np.ndarray
+) -> Tensor:
     """Latents of the given frames, float32 ``[n, P, D]`` on the CPU."""
     return latents_of_tokens(model, encode_frames(encoder, dataset, frames))
 

@@ -55,16 +55,18 @@ class LookedFrames:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def pixels(self, part: slice) -> Array:
-        """Frames ``part`` of them, uint8 ``[m, H, W, 3]``; the same for the same slice."""
-        images = torch.from_numpy(self.dataset.pixels(self.rows[part])).to(self.device)
+    def pixels(self, part: slice | Array) -> Array:
+        """Frames ``part`` of them, at least one, uint8 ``[m, H, W, 3]``; the same for the same
+        part."""
+        chosen = np.arange(len(self))[part]
+        images = torch.from_numpy(self.dataset.pixels(self.rows[chosen])).to(self.device)
         if self._augment is None:
             side = images.shape[1]
             textures = torch.from_numpy(dead_leaves(TEXTURES, side, self.seed)).to(self.device)
             mean, std = torch.zeros(3, device=self.device), torch.ones(3, device=self.device)
             self._augment = Augment(AugmentConfig(global_size=side), textures, mean, std)
         generator = torch.Generator(self.device)
-        generator.manual_seed((self.seed << 32) + (part.start or 0))
+        generator.manual_seed((self.seed << 32) + int(chosen[0]))
         images = images.permute(0, 3, 1, 2).float().div_(255)
         images = _shift(self._augment.relook(images, generator), generator)
         images = images.clamp_(0, 1).mul_(255).round_().byte().permute(0, 2, 3, 1)
