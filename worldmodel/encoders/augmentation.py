@@ -112,7 +112,6 @@ class Augment:
         self.textures = textures
         self.mean = mean.view(1, 3, 1, 1)
         self.std = std.view(1, 3, 1, 1)
-        self.white = float(self.std.mean())
         # A fixed bank of noise images: much cheaper than new random numbers for each pixel.
         side = config.global_size
         fixed = torch.Generator().manual_seed(0)
@@ -185,7 +184,7 @@ class Augment:
         mean, std = self.mean.view(1, 3, 1), self.std.view(1, 3, 1)
         out = torch.baddbmm((offset - mean) / std, mix / std, crops.flatten(2)).view_as(crops)
         pick = torch.randint(len(self.noise), (b,), generator=g, device=g.device)
-        scale = _rand(g, b, 1, 1, 1) * self.config.noise / self.white
+        scale = _rand(g, b, 1, 1, 1) * self.config.noise / self.std.mean()
         return out.addcmul_(self.noise[pick, :, :h, :w], scale)
 
 

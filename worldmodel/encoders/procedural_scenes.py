@@ -42,7 +42,7 @@ def render_scenes(count: int, size: int, seed: int, workers: int | None = None) 
     if not seeds:
         return np.empty((0, size, size, 3), np.uint8)
     render = partial(_views, size)
-    workers = min(workers or len(os.sched_getaffinity(0)), len(seeds))
+    workers = min(workers or os.cpu_count() or 1, len(seeds))
     context = multiprocessing.get_context("spawn")  # OpenGL does not survive a fork
     with ProcessPoolExecutor(workers, context) as pool:
         parts = list(progress(pool.map(render, seeds, chunksize=4), len(seeds), "scenes"))

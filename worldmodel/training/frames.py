@@ -151,8 +151,10 @@ class TrainingFrames:
             shown = self._features(torch.where(other, self.other_look[ids], ids))
         proprio = torch.cat([part.proprio for part in clips])
         actions = torch.cat([part.actions for part in clips])
-        parts = (frames, proprio, actions, ids, shown)
-        return Batch(*(part.to(self.device) for part in parts))
+        frames, proprio, actions, ids = (
+            part.to(self.device) for part in (frames, proprio, actions, ids)
+        )
+        return Batch(frames, proprio, actions, ids, shown.to(self.device) if several else frames)
 
     def _features(self, rows: Tensor) -> Tensor:
         return self.features[rows.to(self.features.device)]
