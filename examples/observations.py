@@ -10,7 +10,7 @@ import gymnasium as gym
 from envs.wrappers import FrameHistory, GoalImage, LatentObservation
 from worldmodel.encoders.encoder import load_encoder
 
-# "dino-112" is what ships with the package. "random-112" has the same shape and needs no weights.
+# "ibot-112" is what ships with the package. "random-112" has the same shape and needs no weights.
 encoder = load_encoder("random-112")
 env = gym.make("envs:worldmodel/Maze-v0", layout="random")
 env = FrameHistory(LatentObservation(GoalImage(env), encoder.encode), frames=3, skip=5)

@@ -59,9 +59,9 @@ weights=""
 if [ "$PRETRAIN" != 0 ]; then
     record_pusht
     record_maze
-    python -m worldmodel.pretrain --config configs/dino.yaml --data "$OUT/data/pusht,$OUT/data/maze" \
-        --minutes "$PRETRAIN" --out "$OUT/dino" --resume "$(started dino)"
-    weights=$OUT/dino/encoder
+    python -m worldmodel.pretrain --config configs/ibot.yaml --data "$OUT/data/pusht,$OUT/data/maze" \
+        --minutes "$PRETRAIN" --out "$OUT/ibot" --resume "$(started ibot)"
+    weights=$OUT/ibot/encoder
 fi
 
 for world in $WORLDS; do

@@ -1,6 +1,6 @@
 """Pretrain the project's own DINO on recorded frames.
 
-python -m worldmodel.pretrain --config configs/dino.yaml --out runs/dino
+python -m worldmodel.pretrain --config configs/ibot.yaml --out runs/ibot
 """
 
 from __future__ import annotations

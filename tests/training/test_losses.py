@@ -7,7 +7,10 @@ import math
 import pytest
 import torch
 
-from worldmodel.training.losses import distort, log_error, temporal_contrast
+from worldmodel.models.config import DataSpec, ModelConfig
+from worldmodel.models.patch_adapter import PatchAdapter
+from worldmodel.models.world_model import WorldModel
+from worldmodel.training.losses import distort, log_error, prediction_terms, temporal_contrast
 
 
 def walk(clips: int, frames: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,3 +85,22 @@ def test_numbers_that_cannot_be_read_do_not_drown_those_that_can() -> None:
     gains = [log_error(coarse, target) - log_error(x, target) for x in (finer_first, finer_second)]
     torch.testing.assert_close(gains[0], gains[1], rtol=0.01, atol=0)
     assert float(gains[0]) == pytest.approx(math.log(2) / 2, rel=0.01)
+
+
+def test_errors_that_the_distance_ignores_are_in_the_plain_error_only() -> None:
+    spec = DataSpec(16, 6, (-1.0,), (1.0,), (0.0,), (1.0,))
+    model = WorldModel(ModelConfig(tokens=1, dim=4, width=8, context=1, frameskip=1), spec)
+    representation = model.representation
+    assert isinstance(representation, PatchAdapter)
+    representation.metric.copy_(torch.diag(torch.tensor([1.0, 1.0, 0.0, 0.0])))
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(32, 1, 1, 4, generator=generator).repeat(1, 3, 1, 1)
+    still, actions = torch.zeros(32, 3, 1), torch.zeros(32, 2, 1)
+    ignored, counted = z.clone(), z.clone()
+    ignored[:, 1:, :, 3] += 1.0  # an untrained predictor predicts no change
+    counted[:, 1:, :, 0] += 1.0
+    unseen, seen = (
+        prediction_terms(model, clips, still, actions, 2) for clips in (ignored, counted)
+    )
+    assert unseen["distance"] < 1e-6 < 0.1 < unseen["predict"]
+    assert seen["distance"] > 0.1

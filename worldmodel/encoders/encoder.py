@@ -1,6 +1,6 @@
 """Frozen encoders: images to patch tokens.
 
-``load_encoder("dino-112")`` needs no download: its weights are part of the package. DINO, DINOv2
+``load_encoder("ibot-112")`` needs no download: its weights are part of the package. DINO, DINOv2
 and DINOv3 come from timm under their timm names.
 """
 
@@ -22,7 +22,7 @@ from worldmodel.encoders.vit import OWN, ViT, ViTConfig
 from worldmodel.encoders.weights import load_weights, read_vit_config, read_weights
 from worldmodel.errors import UserError
 
-BUNDLED = Path(__file__).parents[1] / "checkpoints" / "dino-112"
+BUNDLED = Path(__file__).parents[1] / "checkpoints"
 
 
 class Encoder(nn.Module):
@@ -132,7 +132,7 @@ class Encoder(nn.Module):
 
 
 def load_encoder(
-    name: str = "dino-112",
+    name: str = "ibot-112",
     weights: str | Path | None = None,
     image_size: int | None = None,
     pretrained: bool = True,
@@ -140,11 +140,12 @@ def load_encoder(
     """Load a frozen encoder.
 
     Args:
-        name: "dino-112", the project's own; "random-112", the same network with random weights,
+        name: "ibot-112", the project's own; "dino-112", an earlier one, which the checkpoints
+            of special representations need; "random-112", the same network with random weights,
             the baseline of features; or the timm name of a ViT of the DINO, DINOv2 or DINOv3
             family, such as "vit_small_patch14_dinov2.lvd142m".
         weights: local file in place of the bundled or downloaded weights: .safetensors or .pth. For
-            "dino-112" also the folder that pretraining exports, with `config.json` beside the
+            "ibot-112" also the folder that pretraining exports, with `config.json` beside the
             weights.
         image_size: side that images are resized to, a multiple of the patch size. Default: 112 for
             the project's own, 14 patches for the others.
@@ -166,7 +167,7 @@ def _load_own(
     if weights is None and (name == "random-112" or not pretrained):
         config, state = ViTConfig(), None
     else:
-        path = Path(weights) if weights is not None else BUNDLED
+        path = Path(weights) if weights is not None else BUNDLED / name
         file = path / "model.safetensors" if path.is_dir() or weights is None else path
         state = read_weights(file)
         config = read_vit_config(file.with_name("config.json"))

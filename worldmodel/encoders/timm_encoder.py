@@ -25,7 +25,7 @@ def load_timm(name: str, weights: str | Path | None, pretrained: bool) -> Any:
     if name not in known and name not in {m.partition(".")[0] for m in known}:
         near = difflib.get_close_matches(name, [*OWN, *known], 3, 0.5) or [*OWN, *known[:1]]
         raise UserError(
-            f"unknown encoder {name!r}; nearest: {', '.join(near)}. An encoder is dino-112, "
+            f"unknown encoder {name!r}; nearest: {', '.join(near)}. An encoder is ibot-112, "
             "random-112, or the timm name of a DINO, DINOv2 or DINOv3 ViT."
         )
     state = read_weights(Path(weights)) if weights is not None else None

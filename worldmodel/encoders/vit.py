@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from worldmodel.errors import UserError
 
-OWN = ("dino-112", "random-112")  # names of the project's own encoders
+OWN = ("ibot-112", "dino-112", "random-112")  # names of the project's own encoders
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How much of the simulator's state probes read from frozen tokens and from latents.
 
-    python -m worldmodel.probe --data data/pusht --encoders dino-112,random-112 --out probe.json
+    python -m worldmodel.probe --data data/pusht --encoders ibot-112,random-112 --out probe.json
     python -m worldmodel.probe --data data/pusht --encoders "" --checkpoints pusht --kinds all
 
 The result holds R^2 and mean absolute errors on held-out episodes. An encoder is probed by its
@@ -79,7 +79,7 @@ class ProbeConfig:
     """
 
     data: str
-    encoders: str = "dino-112,random-112"
+    encoders: str = "ibot-112,random-112"
     checkpoints: str = ""
     kinds: str = "latents"
     save: bool = False
@@ -105,7 +105,7 @@ class ProbeConfig:
                 f"kinds has {', '.join(sorted(unknown))}: use {', '.join(KINDS)}, or all"
             )
         if not listed(self.encoders) and not listed(self.checkpoints):
-            raise UserError("encoders and checkpoints are empty: name at least one, as dino-112")
+            raise UserError("encoders and checkpoints are empty: name at least one, as ibot-112")
 
     @property
     def chosen(self) -> set[str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 START = 8.0  # mean squared distance of latents, before training
 COARSE = 4  # positions along each side of the last feature map
 PAIRS = 1024  # of frames, that components are computed from
+LEAST = 0.1  # added to the variance of a component over an image: where little differs, leave it so
 
 
 @REPRESENTATIONS.register("patch_adapter")
@@ -28,7 +29,9 @@ class PatchAdapter(Representation):
 
     1. Tokens are reduced to the principal components of their changes within episodes, each scaled
        to unit variance. What never changes while the robot acts, such as a background, is dropped.
-       This stage is linear and fixed before training.
+       Each component is then normalised over the patches of its image (instance normalisation:
+       Ulyanov et al. 2016), since another ground or light shifts the tokens of all patches alike.
+       This stage is fixed before training.
     2. A convolutional network turns the components into latents. It looks for the same things
        everywhere in the image, so it needs less data than an MLP of all tokens.
     """
@@ -112,7 +115,9 @@ class PatchAdapter(Representation):
         return (offset @ self.metric.T).square().sum(-1)
 
     def reduce(self, tokens: Tensor) -> Tensor:
-        return (tokens.float() - self.mean) @ self.basis
+        components = (tokens.float() - self.mean) @ self.basis
+        variance, mean = torch.var_mean(components, -2, correction=0, keepdim=True)
+        return (components - mean) * (variance + LEAST).rsqrt()
 
     def adapt(self, reduced: Tensor) -> Tensor:
         x = reduced.flatten(0, -3)

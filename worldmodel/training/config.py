@@ -35,6 +35,8 @@ class LossConfig:
 
     Attributes:
         rollout: model steps predicted in training.
+        distance: prediction error of latents in the model's own distance, which is what planners
+            minimise.
         contrast: temporal contrast, which makes latent distances grow with time.
         forward: prediction error of a small forward model, which makes latents predictable.
         proprio: prediction error of proprioception.
@@ -46,6 +48,7 @@ class LossConfig:
     """
 
     rollout: int = 3
+    distance: float = 1.0
     contrast: float = 1.0
     forward: float = 2.0
     proprio: float = 0.5
@@ -100,7 +103,7 @@ class TrainConfig:
     data: str
     dynamics_data: str = ""
     teacher: str | None = None
-    encoder: str = "dino-112"
+    encoder: str = "ibot-112"
     encoder_weights: str | None = None
     out: str = "runs/train"
     cache: str = "data/latents"

@@ -85,14 +85,16 @@ def prediction_terms(
         readable: leading frames of which proprioception is read off; all by default.
     """
     k = model.config.context
-    # Relative to their spread, or latents would become predictable by shrinking.
     spread = z.flatten(0, 1).var(0).mean()
+    # The same in the model's own distance: half of that of random frames.
+    apart = model.distance(z, z.roll(1, 0)).mean().clamp_min(1e-9) / 2
     context_z, context_proprio = z[:, :k], proprio[:, :k]
-    errors, proprio_errors = [], []
+    errors, distances, proprio_errors = [], [], []
     for t in range(steps):
         window = actions[:, t : t + k]
         next_z, next_proprio = model.predict(context_z, context_proprio, window)
         errors.append(F.mse_loss(next_z, z[:, k + t]) / spread)
+        distances.append(model.distance(next_z, z[:, k + t]).mean() / apart)
         target = normalised_proprio(model, proprio[:, k + t])
         proprio_errors.append(F.mse_loss(normalised_proprio(model, next_proprio), target))
         context_z = torch.cat([context_z[:, 1:], next_z.unsqueeze(1)], 1)
@@ -101,6 +103,7 @@ def prediction_terms(
     read = normalised_proprio(model, model.read_proprio(z))
     return {
         "predict": torch.stack(errors).mean(),
+        "distance": torch.stack(distances).mean(),
         "proprio": torch.stack(proprio_errors).mean(),
         "read_proprio": log_error(read, normalised_proprio(model, proprio)),
     }

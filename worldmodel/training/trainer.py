@@ -26,6 +26,8 @@ A representation that is fitted beforehand, or that a `teacher` gives, starts in
                            latents before and after them
     predict                second phase: squared error of predicted latents / their spread, mean
                            over depths
+    distance               second phase: distance of predicted from true latents / half the mean
+                           distance of random frames
     proprio                second phase: squared error of predicted proprio / its variance
     grad_norm, lr
 
@@ -33,6 +35,8 @@ and a line per `validate_every` steps, with errors on held-out episodes for 1, 2
 
     val_error              squared error of predicted latents / their spread
     val_copy               the same for the prediction that nothing changes
+    val_distance           distance of predicted from true latents / half the mean distance of
+                           random frames
     val_proprio            squared error of predicted proprio / its variance
 """
 

@@ -28,11 +28,14 @@ def held_out_errors(
     spread = (target - target.mean((0, 1))).square().mean()
     error = (predicted.z[:, 0] - target).square().mean((0, 2, 3)) / spread
     copied = (z[:, k - 1 : k] - target).square().mean((0, 2, 3)) / spread
+    distance = model.distance(predicted.z[:, 0], target).mean(0)
+    apart = model.distance(target, target.roll(1, 0)).mean().clamp_min(1e-9) / 2
     proprio_error = normalised_proprio(model, predicted.proprio[:, 0])
     proprio_error = (proprio_error - normalised_proprio(model, proprio[:, k:])).square()
     return {
         "val_error": [round(float(x), 5) for x in error],
         "val_copy": [round(float(x), 5) for x in copied],
+        "val_distance": [round(float(x), 5) for x in distance / apart],
         "val_proprio": [round(float(x), 5) for x in proprio_error.mean((0, 2))],
     }
 
