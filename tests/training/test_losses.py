@@ -10,7 +10,13 @@ import torch
 from worldmodel.models.config import DataSpec, ModelConfig
 from worldmodel.models.patch_adapter import PatchAdapter
 from worldmodel.models.world_model import WorldModel
-from worldmodel.training.losses import distort, log_error, prediction_terms, temporal_contrast
+from worldmodel.training.losses import (
+    displace,
+    distort,
+    log_error,
+    prediction_terms,
+    temporal_contrast,
+)
 
 
 def walk(clips: int, frames: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,7 +106,20 @@ def test_errors_that_the_distance_ignores_are_in_the_plain_error_only() -> None:
     ignored[:, 1:, :, 3] += 1.0  # an untrained predictor predicts no change
     counted[:, 1:, :, 0] += 1.0
     unseen, seen = (
-        prediction_terms(model, clips, still, actions, 2) for clips in (ignored, counted)
+        prediction_terms(model, clips, still, actions, 2, generator) for clips in (ignored, counted)
     )
     assert unseen["distance"] < 1e-6 < 0.1 < unseen["predict"]
     assert seen["distance"] > 0.1
+
+
+def test_latents_are_displaced_along_steps_of_the_batch() -> None:
+    along = torch.tensor([3.0, 4.0]) / 5  # all clips move along this line
+    where = torch.randn(64, 5, 1, generator=torch.Generator().manual_seed(0))
+    z = (where * along).unsqueeze(2)
+    moved = displace(z, 0.5, torch.Generator().manual_seed(1))
+    error = (moved - z).squeeze(2)
+    across = error @ torch.tensor([-along[1], along[0]])
+    assert across.abs().max() < 1e-5 and error.norm(dim=-1).mean() > 0.05
+    largest = (z[:, 1:] - z[:, :-1]).norm(dim=-1).max()
+    assert error.norm(dim=-1).max() <= 0.5 * largest
+    torch.testing.assert_close(displace(z, 0.0, torch.Generator()), z)

@@ -64,16 +64,16 @@ def test_latents_are_fixed_after_the_joint_steps(maze: Path) -> None:
 @pytest.mark.slow
 def test_a_checkpoint_keeps_the_local_weights_of_its_encoder(maze: Path) -> None:
     exported = maze / "exported"
-    shutil.copytree(BUNDLED, exported)
+    shutil.copytree(BUNDLED / "ibot-112", exported)
     other = {k: v + 0.01 for k, v in load_file(exported / "model.safetensors").items()}
     save_file(other, exported / "model.safetensors")
-    local = {"encoder": "dino-112", "encoder_weights": str(exported)}
+    local = {"encoder": "ibot-112", "encoder_weights": str(exported)}
     trainer, loop = start(replace(small_run(maze, "local", steps=2), **local))  # type: ignore[arg-type]
     loop.update()
     loop.save()
     shutil.rmtree(exported)
     _, encoder, info = load_checkpoint(maze / "local" / "checkpoint")
-    assert encoder.hash == info.encoder_hash != load_encoder("dino-112").hash
+    assert encoder.hash == info.encoder_hash != load_encoder("ibot-112").hash
     with pytest.raises(UserError, match=r"cannot copy .*exported to .*encoder: No such file"):
         loop.save()
 

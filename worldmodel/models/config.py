@@ -36,9 +36,9 @@ class ModelConfig:
     predictor: str = "mlp"
     actions: Literal["adaln", "concat"] = "adaln"
     width: int = 512
-    depth: int = 4
+    depth: int = 3
     heads: int = 4
-    context: int = 3
+    context: int = 2
     frameskip: int = 0
     representation: str = "patch_adapter"
     activation: Literal["gelu", "relu"] = "relu"

@@ -15,6 +15,7 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.training.config import LossConfig
 
 Terms = dict[str, Tensor]
+DISPLACED = 0.7  # largest error of the predictor's context in training, in steps
 
 
 class LatentHeads(nn.Module):
@@ -61,6 +62,21 @@ def distort(reduced: Tensor, noise: float, masked: float, generator: torch.Gener
     return noisy * kept.unsqueeze(-1)
 
 
+def displace(z: Tensor, largest: float, generator: torch.Generator) -> Tensor:
+    """Latents of clips ``[B, J, P, D]``, each moved by a random share, at most `largest`, of the
+    change in one step of another clip.
+
+    A predictor that sees them in training gets inputs with errors, as its own predictions have, and
+    does not see the same clip twice.
+    """
+    clips, frames = z.shape[:2]
+    share = largest * torch.rand(clips, 1, 1, 1, generator=generator).to(z.device)
+    other = torch.randint(clips, (clips, frames), generator=generator)
+    start = torch.randint(frames - 1, (clips, frames), generator=generator)
+    other, start = other.to(z.device), start.to(z.device)
+    return z + share * (z[other, start + 1] - z[other, start])
+
+
 def weighted_sum(config: LossConfig, terms: Terms) -> Tensor:
     """The loss."""
     weights = {**asdict(config), "predict": 1.0}
@@ -73,6 +89,7 @@ def prediction_terms(
     proprio: Tensor,
     actions: Tensor,
     steps: int,
+    generator: torch.Generator,
     readable: int | None = None,
 ) -> Terms:
     """Errors of predictions `steps` model steps ahead: the first from the given context (teacher
@@ -82,13 +99,14 @@ def prediction_terms(
         z: latents of clips ``[B, J, P, D]``.
         proprio: proprioception ``[B, J, Dp]``.
         actions: between the frames, ``[B, J-1, F*A]``.
+        generator: displaces the context, see `displace`; on the CPU.
         readable: leading frames of which proprioception is read off; all by default.
     """
     k = model.config.context
     spread = z.flatten(0, 1).var(0).mean()
     # The same in the model's own distance: half of that of random frames.
     apart = model.distance(z, z.roll(1, 0)).mean().clamp_min(1e-9) / 2
-    context_z, context_proprio = z[:, :k], proprio[:, :k]
+    context_z, context_proprio = displace(z, DISPLACED, generator)[:, :k], proprio[:, :k]
     errors, distances, proprio_errors = [], [], []
     for t in range(steps):
         window = actions[:, t : t + k]

@@ -234,10 +234,12 @@ class WorldModelTrainer:
             if self.teacher:
                 taught = self.teacher.relabel(frames.float(), proprio, actions, generator)
                 # Its predictions need not show the robot: read only the context.
-                terms = prediction_terms(self.model, *taught, c.loss.rollout, c.model.context)
+                terms = prediction_terms(
+                    self.model, *taught, c.loss.rollout, generator, c.model.context
+                )
             else:
                 z = frames.float()
-                terms = prediction_terms(self.model, z, proprio, actions, c.loss.rollout)
+                terms = prediction_terms(self.model, z, proprio, actions, c.loss.rollout, generator)
             # Only the head still learns to read proprioception. Its gradient is clipped together
             # with the predictor's, so keep it small.
             loss = weighted_sum(replace(c.loss, read_proprio=READ_PROPRIO), terms)
