@@ -106,7 +106,7 @@ def test_errors_that_the_distance_ignores_are_in_the_plain_error_only() -> None:
     ignored[:, 1:, :, 3] += 1.0  # an untrained predictor predicts no change
     counted[:, 1:, :, 0] += 1.0
     unseen, seen = (
-        prediction_terms(model, clips, still, actions, 2, generator) for clips in (ignored, counted)
+        prediction_terms(model, clips, still, actions, 2) for clips in (ignored, counted)
     )
     assert unseen["distance"] < 1e-6 < 0.1 < unseen["predict"]
     assert seen["distance"] > 0.1

@@ -82,6 +82,7 @@ class TrainConfig:
         noise: standard deviation of the noise that is added to reduced tokens while the
             representation is trained. Reduced tokens have a standard deviation of about 1.
         masked: share of patches that are hidden while the representation is trained.
+        displaced: largest error of the latents that the predictor sees in training, in steps.
         looks: number of frames that are also encoded with another palette, background and light,
             and from a slightly shifted camera. The representation learns to ignore such looks.
         horizon: default planning horizon in model steps, stored in the checkpoint.
@@ -116,6 +117,7 @@ class TrainConfig:
     clips: int = 64
     noise: float = 0.2
     masked: float = 0.1
+    displaced: float = 0.7
     looks: int = 60_000
     horizon: int = 5
     samples: int = 128
@@ -142,6 +144,8 @@ class TrainConfig:
             raise UserError(f"looks is {self.looks}: it must be at least 0")
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise UserError(f"minutes is {self.minutes}: it must be a number above 0")
+        if not 0 <= self.displaced < math.inf:
+            raise UserError(f"displaced is {self.displaced}: it must be at least 0 and finite")
         if not (0 <= self.noise < math.inf and 0 <= self.masked < 1):
             raise UserError(
                 f"noise is {self.noise} and masked is {self.masked}: noise must be at least 0, "

@@ -15,7 +15,6 @@ from worldmodel.models.world_model import WorldModel
 from worldmodel.training.config import LossConfig
 
 Terms = dict[str, Tensor]
-DISPLACED = 0.7  # largest error of the predictor's context in training, in steps
 
 
 class LatentHeads(nn.Module):
@@ -89,7 +88,7 @@ def prediction_terms(
     proprio: Tensor,
     actions: Tensor,
     steps: int,
-    generator: torch.Generator,
+    context: Tensor | None = None,
     readable: int | None = None,
 ) -> Terms:
     """Errors of predictions `steps` model steps ahead: the first from the given context (teacher
@@ -99,14 +98,14 @@ def prediction_terms(
         z: latents of clips ``[B, J, P, D]``.
         proprio: proprioception ``[B, J, Dp]``.
         actions: between the frames, ``[B, J-1, F*A]``.
-        generator: displaces the context, see `displace`; on the CPU.
+        context: latents ``[B, K, P, D]`` to predict from; those of `z` by default.
         readable: leading frames of which proprioception is read off; all by default.
     """
     k = model.config.context
     spread = z.flatten(0, 1).var(0).mean()
     # The same in the model's own distance: half of that of random frames.
     apart = model.distance(z, z.roll(1, 0)).mean().clamp_min(1e-9) / 2
-    context_z, context_proprio = displace(z, DISPLACED, generator)[:, :k], proprio[:, :k]
+    context_z, context_proprio = z[:, :k] if context is None else context, proprio[:, :k]
     errors, distances, proprio_errors = [], [], []
     for t in range(steps):
         window = actions[:, t : t + k]

@@ -73,6 +73,7 @@ from worldmodel.training.loop import (
 )
 from worldmodel.training.losses import (
     LatentHeads,
+    displace,
     distort,
     latent_terms,
     prediction_terms,
@@ -229,17 +230,16 @@ class WorldModelTrainer:
         if not self.frames.fixed:
             return self._representation_loss(step, rng, generator)
         clips = self.frames.draw(c.batch, length, rng)
-        frames, proprio, actions = clips[:3]
+        z, proprio, actions = clips.frames.float(), clips.proprio, clips.actions
+        readable = None
         with autocast(self.device):
             if self.teacher:
-                taught = self.teacher.relabel(frames.float(), proprio, actions, generator)
-                # Its predictions need not show the robot: read only the context.
-                terms = prediction_terms(
-                    self.model, *taught, c.loss.rollout, generator, c.model.context
-                )
-            else:
-                z = frames.float()
-                terms = prediction_terms(self.model, z, proprio, actions, c.loss.rollout, generator)
+                z, proprio, actions = self.teacher.relabel(z, proprio, actions, generator)
+                readable = c.model.context  # its predictions need not show the robot
+            context = displace(z, c.displaced, generator)[:, : c.model.context]
+            terms = prediction_terms(
+                self.model, z, proprio, actions, c.loss.rollout, context, readable
+            )
             # Only the head still learns to read proprioception. Its gradient is clipped together
             # with the predictor's, so keep it small.
             loss = weighted_sum(replace(c.loss, read_proprio=READ_PROPRIO), terms)
