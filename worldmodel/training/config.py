@@ -110,7 +110,7 @@ class TrainConfig:
     cache: str = "data/latents"
     steps: int = 9000
     minutes: float | None = None
-    joint: float = 0.55
+    joint: float = 0.65
     pose_steps: int = 4000
     batch: int = 512
     clip: int = 12
