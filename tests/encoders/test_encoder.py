@@ -113,7 +113,7 @@ def test_exported_weights_are_loaded(exported: Path) -> None:
 
 def test_bundled_encoder_loads(images: np.ndarray) -> None:
     encoder = load_encoder()
-    assert encoder.name == "dino-112" and encoder.encode(images).shape == (6, 64, 192)
+    assert encoder.name == "ibot-112" and encoder.encode(images).shape == (6, 64, 192)
 
 
 def test_bad_weights_are_user_errors(exported: Path, tmp_path: Path) -> None:
