@@ -13,7 +13,7 @@ from worldmodel.models.checkpoint import CheckpointInfo, keep_encoder, save_chec
 from worldmodel.models.config import DataSpec, ModelConfig
 from worldmodel.models.world_model import WorldModel
 
-CONFIG = ModelConfig(2, 8, "transformer", width=32, depth=1, heads=2, frameskip=5)
+CONFIG = ModelConfig(2, 8, "transformer", width=32, depth=1, heads=2, context=3, frameskip=5)
 
 
 def tiny_checkpoint(
