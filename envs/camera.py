@@ -68,7 +68,12 @@ class Camera:
 
     def render(self, data: mujoco.MjData) -> Array:
         """The image of `data`, uint8 ``[H, W, 3]``."""
-        self.context.make_current()  # another environment may have rendered in between
+        try:
+            self.context.make_current()  # another environment may have rendered in between
+        except ctypes.ArgumentError as error:
+            if "KeyboardInterrupt" in str(error):  # ctypes hides a Ctrl-C during the call
+                raise KeyboardInterrupt from None
+            raise
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(
             self.model, data, self.option, None, self.view, everything, self.scene

@@ -1,4 +1,4 @@
-"""Pretrain the project's own DINO on recorded frames.
+"""Pretrain the project's own encoder on recorded frames.
 
 python -m worldmodel.pretrain --config configs/ibot.yaml --out runs/ibot
 """
@@ -14,7 +14,7 @@ from worldmodel.training.pretraining import PretrainConfig, pretrain
 @run
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
-    description = "Pretrain the project's own DINO on recorded frames."
+    description = "Pretrain the project's own encoder on recorded frames."
     config = parse_config(PretrainConfig, argv, "worldmodel.pretrain", description)
     print(f"wrote {pretrain(config)}")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from ctypes import ArgumentError
 from typing import Any
+from unittest.mock import Mock
 
 import gymnasium as gym
 import numpy as np
@@ -249,3 +251,17 @@ def test_rendering_does_not_depend_on_what_was_imported_first() -> None:
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert run.stdout == "True\n", run.stderr
+
+
+def test_ctrl_c_during_a_call_of_opengl_stays_ctrl_c(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = make("PushT", image_size=32)
+    env.reset(seed=0)
+    world: Any = env.unwrapped
+    for reason, seen in (("KeyboardInterrupt: ", KeyboardInterrupt), ("int: ", ArgumentError)):
+        error = ArgumentError(f"argument 1: {reason}")
+        with monkeypatch.context() as patch:
+            patch.setattr(world._camera, "context", Mock(make_current=Mock(side_effect=error)))
+            with pytest.raises(seen):
+                world.render()

@@ -16,9 +16,9 @@ from tiny_run import SMALL, small_run
 from worldmodel.control.inference import Inference
 from worldmodel.data.collection import CollectConfig, collect
 from worldmodel.data.logs import Logs
-from worldmodel.encoders.encoder import BUNDLED, load_encoder
+from worldmodel.encoders.encoder import load_encoder
 from worldmodel.errors import UserError
-from worldmodel.models.checkpoint import load_checkpoint
+from worldmodel.models.checkpoint import BUNDLED_FOLDER, load_checkpoint
 from worldmodel.models.config import ModelConfig
 from worldmodel.training.config import LossConfig, OptimConfig, TrainConfig
 from worldmodel.training.trainer import start
@@ -39,6 +39,7 @@ def test_predictions_beat_copying_the_last_frame(maze: Path) -> None:
         loop.update()
     errors, _ = trainer.validate()
     assert errors["val_error"][0] < errors["val_copy"][0]
+    assert 0 < errors["val_distance"][0] < errors["val_distance"][-1] < 1
     assert errors["val_proprio"][0] < 0.5
 
 
@@ -61,10 +62,20 @@ def test_latents_are_fixed_after_the_joint_steps(maze: Path) -> None:
     assert trainer.frames.features.shape == (120 * 21, SMALL.tokens, SMALL.dim)
 
 
+def test_the_predictor_sees_displaced_latents(maze: Path) -> None:
+    found = []
+    for displaced in (0.0, 5.0):
+        run = small_run(maze, f"displaced-{displaced}", steps=4, joint=0.25, displaced=displaced)
+        _, loop = start(run)
+        loop.update()
+        found.append(loop.update()["predict"])
+    assert found[1] > 1.1 * found[0]
+
+
 @pytest.mark.slow
 def test_a_checkpoint_keeps_the_local_weights_of_its_encoder(maze: Path) -> None:
     exported = maze / "exported"
-    shutil.copytree(BUNDLED / "ibot-112", exported)
+    shutil.copytree(BUNDLED_FOLDER / "ibot-112", exported)
     other = {k: v + 0.01 for k, v in load_file(exported / "model.safetensors").items()}
     save_file(other, exported / "model.safetensors")
     local = {"encoder": "ibot-112", "encoder_weights": str(exported)}
@@ -201,6 +212,8 @@ def test_bad_input_is_a_clear_error(maze: Path) -> None:
         small_run(maze, "m", minutes=float("inf"))
     with pytest.raises(UserError, match="masked at least 0 and below 1"):
         small_run(maze, "n", masked=1.0)
+    with pytest.raises(UserError, match="displaced is -1: it must be at least 0"):
+        small_run(maze, "d", displaced=-1)
     with pytest.raises(UserError, match="clip is 3: it must be above loss.rollout, 3"):
         small_run(maze, "c", clip=3)
     with pytest.raises(UserError, match="data is empty"):

@@ -19,10 +19,13 @@ from torch import Tensor, nn
 from worldmodel.cli.device import has_bfloat16
 from worldmodel.encoders.timm_encoder import load_timm
 from worldmodel.encoders.vit import OWN, ViT, ViTConfig
-from worldmodel.encoders.weights import load_weights, read_vit_config, read_weights
+from worldmodel.encoders.weights import (
+    BUNDLED_FOLDER,
+    load_weights,
+    read_vit_config,
+    read_weights,
+)
 from worldmodel.errors import UserError
-
-BUNDLED = Path(__file__).parents[1] / "checkpoints"
 
 
 class Encoder(nn.Module):
@@ -167,7 +170,7 @@ def _load_own(
     if weights is None and (name == "random-112" or not pretrained):
         config, state = ViTConfig(), None
     else:
-        path = Path(weights) if weights is not None else BUNDLED / name
+        path = Path(weights) if weights is not None else BUNDLED_FOLDER / name
         file = path / "model.safetensors" if path.is_dir() or weights is None else path
         state = read_weights(file)
         config = read_vit_config(file.with_name("config.json"))

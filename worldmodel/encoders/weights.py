@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from worldmodel.encoders.vit import ViTConfig
 from worldmodel.errors import UserError
 
+BUNDLED_FOLDER = Path(__file__).parents[1] / "checkpoints"
+
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a .safetensors or .pth file.

@@ -24,9 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 
 from worldmodel.cli import atomic_write_bytes
+from worldmodel.encoders.weights import BUNDLED_FOLDER
 from worldmodel.errors import UserError
 
-BUNDLED_FOLDER = Path(__file__).parents[1] / "checkpoints"
 CONFIG = "config.json"
 DECODER = "decoder.safetensors"
 FILES = {

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 START = 8.0  # mean squared distance of latents, before training
 COARSE = 4  # positions along each side of the last feature map
 PAIRS = 1024  # of frames, that components are computed from
-LEAST = 0.1  # added to the variance of a component over an image: where little differs, leave it so
+LEAST = 0.1  # added to the variance over an image, so that an image without contrast stays near 0
 
 
 @REPRESENTATIONS.register("patch_adapter")

@@ -129,8 +129,13 @@ class WorldModel(nn.Module):
         )
 
 
+def random_distance(model: WorldModel, z: Tensor) -> Tensor:
+    """The mean squared distance of random frames: of latents ``z [M, ..., P, D]``, at least two,
+    each with those half of the batch away."""
+    return model.distance(z, z.roll(max(1, len(z) // 2), 0)).mean()
+
+
 def near_distance(model: WorldModel, z: Tensor) -> float:
     """The squared distance that counts as near in these latents ``z [M, P, D]`` of random frames:
     a twentieth of their mean squared distance."""
-    mean = model.distance(z, z.roll(max(1, len(z) // 2), 0)).mean()
-    return float(f"{NEAR * float(mean):.4g}")
+    return float(f"{NEAR * float(random_distance(model, z)):.4g}")

@@ -82,7 +82,8 @@ class TrainConfig:
         noise: standard deviation of the noise that is added to reduced tokens while the
             representation is trained. Reduced tokens have a standard deviation of about 1.
         masked: share of patches that are hidden while the representation is trained.
-        displaced: largest error of the latents that the predictor sees in training, in steps.
+        displaced: largest error of the latents that the predictor starts from in training, as a
+            multiple of a change in one model step.
         looks: number of frames that are also encoded with another palette, background and light,
             and from a slightly shifted camera. The representation learns to ignore such looks.
         horizon: default planning horizon in model steps, stored in the checkpoint.

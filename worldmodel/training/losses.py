@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodel.models.config import DataSpec, ModelConfig
-from worldmodel.models.world_model import WorldModel
+from worldmodel.models.world_model import WorldModel, random_distance
 from worldmodel.training.config import LossConfig
 
 Terms = dict[str, Tensor]
@@ -62,11 +62,11 @@ def distort(reduced: Tensor, noise: float, masked: float, generator: torch.Gener
 
 
 def displace(z: Tensor, largest: float, generator: torch.Generator) -> Tensor:
-    """Latents of clips ``[B, J, P, D]``, each moved by a random share, at most `largest`, of the
-    change in one step of another clip.
+    """Latents of clips ``[B, J, P, D]`` with errors: to each is added the change in one model step
+    of a random clip, times a random number of 0 to `largest`.
 
-    A predictor that sees them in training gets inputs with errors, as its own predictions have, and
-    does not see the same clip twice.
+    A predictor's own predictions have errors, too. And with new errors each time, it cannot
+    remember the clips.
     """
     clips, frames = z.shape[:2]
     share = largest * torch.rand(clips, 1, 1, 1, generator=generator).to(z.device)
@@ -103,8 +103,7 @@ def prediction_terms(
     """
     k = model.config.context
     spread = z.flatten(0, 1).var(0).mean()
-    # The same in the model's own distance: half of that of random frames.
-    apart = model.distance(z, z.roll(1, 0)).mean().clamp_min(1e-9) / 2
+    apart = random_distance(model, z).clamp_min(1e-9) / 2  # the same in the model's own distance
     context_z, context_proprio = z[:, :k] if context is None else context, proprio[:, :k]
     errors, distances, proprio_errors = [], [], []
     for t in range(steps):

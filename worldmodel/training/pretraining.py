@@ -1,4 +1,4 @@
-"""Pretraining of the project's own DINO: self-distillation of a small ViT on frames.
+"""Pretraining of the project's own encoder: self-distillation of a small ViT on frames.
 
 Student and teacher see the same crop in two looks, the student with some patches masked. The loss
 has these terms:
@@ -103,7 +103,7 @@ class PretrainConfig:
     """
 
     data: str
-    out: str = "runs/dino"
+    out: str = "runs/ibot"
     minutes: float = 30.0
     steps: int | None = None
     resume: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldmodel.models.world_model import WorldModel
+from worldmodel.models.world_model import WorldModel, random_distance
 from worldmodel.training.losses import normalised_proprio
 
 
@@ -29,7 +29,7 @@ def held_out_errors(
     error = (predicted.z[:, 0] - target).square().mean((0, 2, 3)) / spread
     copied = (z[:, k - 1 : k] - target).square().mean((0, 2, 3)) / spread
     distance = model.distance(predicted.z[:, 0], target).mean(0)
-    apart = model.distance(target, target.roll(1, 0)).mean().clamp_min(1e-9) / 2
+    apart = random_distance(model, target).clamp_min(1e-9) / 2
     proprio_error = normalised_proprio(model, predicted.proprio[:, 0])
     proprio_error = (proprio_error - normalised_proprio(model, proprio[:, k:])).square()
     return {
