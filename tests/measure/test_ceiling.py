@@ -68,4 +68,4 @@ def test_a_trained_model_ranks_plans_as_the_simulator_does(checkpoint: Path, pus
 
     trained, untrained = alike("pusht"), alike(checkpoint)
     assert trained.shape == (4,) and np.abs(untrained).max() < 0.9
-    assert trained.mean() > 0.5 > untrained.mean() + 0.2
+    assert trained.mean() > max(0.5, untrained.mean() + 0.2)
