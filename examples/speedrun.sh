@@ -31,7 +31,7 @@ record() { # NAME ENV EPISODES FLAGS...: episodes of a world, as a dataset
         --episodes $(($3 * PERCENT / 100)) "${@:4}"
 }
 
-record_pusht() { record pusht worldmodel/PushT-v0 4500 --steps 100; }
+record_pusht() { record pusht worldmodel/PushT-v0 9000 --steps 100; }
 record_maze() { record maze worldmodel/Maze-v0 1000 --steps 100 --env_kwargs.layout random; }
 
 learn() { # NAME DATASETS...: a world model
@@ -40,6 +40,13 @@ learn() { # NAME DATASETS...: a world model
     python -m worldmodel.train --config configs/default.yaml --data "${data:1}" \
         --cache "$OUT/latents" ${weights:+--encoder_weights "$weights"} \
         --minutes "$MINUTES" --out "$OUT/$1" --resume "$(started "$1")"
+}
+
+complete() { # NAME DATASET: probe, decoder, familiar frames and usual errors of a world model
+    [ ! -f "$OUT/$1/finished" ] || return 0
+    python -m worldmodel.finish --checkpoint "$OUT/$1/checkpoint" --data "$OUT/data/$2" \
+        --decoder_steps $((20 * PERCENT)) --surprise_episodes $((4 * PERCENT))
+    touch "$OUT/$1/finished"
 }
 
 measure() { # RESULT MODEL ENV FLAGS...: its success
@@ -71,13 +78,15 @@ for world in $WORLDS; do
         record_pusht
         record pusht-wild worldmodel/PushT-v0 1000 --steps 100 --policy wild --seed 1
         learn pusht pusht pusht-wild
+        complete pusht pusht
         measure pusht pusht worldmodel/PushT-v0
         ;;
     maze)
         record_maze
         record maze-medium worldmodel/Maze-v0 1000 --steps 100 --env_kwargs.layout medium
         record maze-u worldmodel/Maze-v0 400 --steps 100 --env_kwargs.layout U
-        learn maze maze maze-medium maze-u
+        learn maze maze-u maze-medium maze
+        complete maze maze
         for layout in U medium random; do
             measure "maze-$layout" maze worldmodel/Maze-v0 --env_kwargs.layout $layout
         done
@@ -85,9 +94,10 @@ for world in $WORLDS; do
     chips)
         record chips worldmodel/GranularChips-v0 2500 --steps 20
         learn chips chips
+        complete chips chips
         measure chips chips worldmodel/GranularChips-v0 --budget_steps 10
         ;;
-    gym-pusht) foreign gym-pusht PushT 1200 100 ;;
+    gym-pusht) foreign gym-pusht PushT 3000 100 ;;
     point-maze-u) foreign point-maze-u PointMazeU 400 100 ;;
     point-maze-medium) foreign point-maze-medium PointMazeMedium 400 100 ;;
     reacher) foreign reacher Reacher 400 100 ;;

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from worldmodel.models.config import DataSpec, ModelConfig
 from worldmodel.models.registry import PREDICTORS, REPRESENTATIONS
 
-NEAR = 0.05  # of the mean squared distance between random frames
+NEAR = 0.02  # of the mean squared distance between random frames
 
 
 class Imagined(NamedTuple):
@@ -137,5 +137,5 @@ def random_distance(model: WorldModel, z: Tensor) -> Tensor:
 
 def near_distance(model: WorldModel, z: Tensor) -> float:
     """The squared distance that counts as near in these latents ``z [M, P, D]`` of random frames:
-    a twentieth of their mean squared distance."""
+    a fiftieth of their mean squared distance."""
     return float(f"{NEAR * float(random_distance(model, z)):.4g}")
