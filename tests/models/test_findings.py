@@ -36,24 +36,25 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["maze", str(BUNDLED_FOLDER / "maze")])
+@pytest.mark.parametrize("name", ["chips", str(BUNDLED_FOLDER / "chips")])
 def test_findings_about_a_bundled_checkpoint_are_written_to_the_users_folder(
     home: Path, name: str
 ) -> None:
     before = contents(BUNDLED_FOLDER)
-    assert not load_info(name).probe and len(load_info(name).evaluation) == 3
+    shipped = list(load_info(name).evaluation)
+    assert shipped and not load_info(name).probe
     path = write_finding(name, "probe", {"names": ["x"], "weights": torch.ones(3, 1)})
-    assert path == home / "maze" / "probe.safetensors" and path.exists()
-    assert record_evaluation(name, "mine", {"success": 1.0}) == home / "maze" / "evaluation.json"
+    assert path == home / "chips" / "probe.safetensors" and path.exists()
+    assert record_evaluation(name, "mine", {"success": 1.0}) == home / "chips" / "evaluation.json"
     model, _, info = load_checkpoint(name)
     decoder = Decoder(model, 112)
     key = latents_hash(model, info.encoder_hash)
-    assert save_decoder(name, decoder, key, {}).parent == home / "maze"
-    info = load_info("maze")
+    assert save_decoder(name, decoder, key, {}).parent == home / "chips"
+    info = load_info("chips")
     assert info.probe["names"] == ["x"] and torch.equal(info.probe["weights"], torch.ones(3, 1))
-    assert list(info.evaluation)[-1] == "mine" and len(info.evaluation) == 4
-    found = load_decoder("maze", model, info)
-    bundled = load_decoder(BUNDLED_FOLDER / "maze", model, info)
+    assert list(info.evaluation) == [*shipped, "mine"]
+    found = load_decoder("chips", model, info)
+    bundled = load_decoder(BUNDLED_FOLDER / "chips", model, info)
     assert found is not None and bundled is not None
     bias = decoder.network.conv[0].bias  # type: ignore[union-attr, index]
     assert torch.allclose(found.network.conv[0].bias, bias, atol=1e-2)  # type: ignore[union-attr, index]
