@@ -541,7 +541,7 @@ from worldmodel.models.checkpoint import load_checkpoint
 
 torch.set_num_threads(1)
 settings = AgentConfig(max_memory_mb=float(sys.argv[1]))
-agent = placed(load_checkpoint("maze"), make_planner("cem"), settings)
+agent = placed(load_checkpoint("chips"), make_planner("cem"), settings)
 agent.planner.plan(agent.problem(), Budget(16, 1), torch.Generator())
 before = peak_mb()
 agent.planner.plan(agent.problem(), Budget(3000, 1), torch.Generator())

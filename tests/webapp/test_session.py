@@ -201,8 +201,11 @@ def test_run_restart_and_continue(opened: Opened) -> None:
     session.begin(7)
     for _ in range(7):
         session.step()
-    assert session.steps == 7 and session.log.plan_steps == [0, 5] and len(session.log.frames) == 8
-    assert session.path is not None and session.path.shape == (7, 2)  # start, and 6 model steps
+    assert session.agent is not None
+    info = session.agent.info
+    assert session.steps == 7 and len(session.log.frames) == 8
+    assert session.log.plan_steps == list(range(0, 7, info.model.frameskip))
+    assert session.path is not None and session.path.shape == (1 + info.horizon, 2)
     assert session.next_imagined == 0 and "errors: distance" in session.outcome()
     latest = session.obs["pixels"]
     session.begin(2)
