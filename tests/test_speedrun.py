@@ -38,6 +38,7 @@ def test_it_makes_a_model_and_a_table_and_a_second_run_does_nothing(tmp_path: Pa
     assert "| pusht | 25 steps ahead | 3 |" in table
     weights = tmp_path / "pusht" / "checkpoint" / "model.safetensors"
     result = tmp_path / "results" / "pusht.json"
+    assert (weights.parent / "decoder.safetensors").exists()
     before = [path.stat().st_mtime_ns for path in (weights, result)]
     again = speedrun(tmp_path, **settings)
     assert again.returncode == 0, again.stderr
