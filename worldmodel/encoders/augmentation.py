@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 _LUMA = (0.299, 0.587, 0.114)
+REPAINTED = 0.5  # share of the frames in other looks whose ground, or object, has another colour
 
 
 @dataclass(frozen=True)
@@ -137,9 +138,9 @@ class Augment:
         return Views(student, teacher, local_crops)
 
     def relook(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Whole images ``[B, 3, H, W]`` in [0, 1] with another palette, background and light;
-        normalised like crops."""
-        images = self._background(images, generator)
+        """Whole images ``[B, 3, H, W]`` in [0, 1] with other colours of ground and objects, another
+        palette, background and light; normalised like crops."""
+        images = self._background(_repaint(images, generator), generator)
         return self._jitter(self._recolour(images, generator), generator)
 
     def _background(self, images: Tensor, g: torch.Generator) -> Tensor:
@@ -195,8 +196,28 @@ def _rand(g: torch.Generator, *shape: int) -> Tensor:
 
 def _unlike_background(images: Tensor) -> Tensor:
     """Largest difference ``[B, 1, H, W]`` of each pixel from the most common colour."""
-    median = images[:, :, 3::7, 3::7].flatten(2).median(dim=2).values[:, :, None, None]
-    return (images - median).abs_().amax(dim=1, keepdim=True)
+    return (images - _background_colour(images)).abs_().amax(dim=1, keepdim=True)
+
+
+def _background_colour(images: Tensor) -> Tensor:
+    """The most common colour of each image, ``[B, 3, 1, 1]``, as the median of each channel."""
+    return images[:, :, 3::7, 3::7].flatten(2).median(dim=2).values[:, :, None, None]
+
+
+def _repaint(images: Tensor, g: torch.Generator) -> Tensor:
+    """Give two colours of some images other, random ones: the most common colour, and that of a
+    random place that differs from it. Shading stays."""
+    places = images[:, :, 1::3, 1::3].flatten(2)
+    salience = _unlike_background(images)[:, :, 1::3, 1::3].flatten(1) + 1e-3
+    place = torch.multinomial(salience.square(), 1, generator=g)
+    content = places.gather(2, place[:, None].expand(-1, 3, -1))[..., None]
+    painted = images
+    for colour in (_background_colour(images), content):
+        new = _rand(g, len(images), 3, 1, 1)
+        chosen = _rand(g, len(images), 1, 1, 1) < REPAINTED
+        like = (1.0 - 8.0 * (images - colour).abs().amax(1, keepdim=True)).clamp_(0.0, 1.0)
+        painted = painted + like * chosen * (new - colour)
+    return painted.clamp_(0.0, 1.0)
 
 
 def _salient_points(images: Tensor, g: torch.Generator) -> Tensor:

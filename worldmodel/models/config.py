@@ -35,7 +35,7 @@ class ModelConfig:
     dim: int = 128
     predictor: str = "mlp"
     actions: Literal["adaln", "concat"] = "adaln"
-    width: int = 512
+    width: int = 384
     depth: int = 3
     heads: int = 4
     context: int = 2

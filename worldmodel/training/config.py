@@ -84,8 +84,8 @@ class TrainConfig:
         masked: share of patches that are hidden while the representation is trained.
         displaced: largest error of the latents that the predictor starts from in training, as a
             multiple of a change in one model step.
-        looks: number of frames that are also encoded with another palette, background and light,
-            and from a slightly shifted camera. The representation learns to ignore such looks.
+        looks: number of frames that are also encoded with other colours, background and light, and
+            from a slightly shifted camera. The representation learns to ignore such looks.
         horizon: default planning horizon in model steps, stored in the checkpoint.
         samples: default candidates per planning iteration, stored likewise.
         iterations: default planning iterations, stored likewise.
@@ -119,7 +119,7 @@ class TrainConfig:
     noise: float = 0.2
     masked: float = 0.1
     displaced: float = 0.7
-    looks: int = 60_000
+    looks: int = 120_000
     horizon: int = 5
     samples: int = 128
     iterations: int = 12

@@ -21,8 +21,8 @@ TEXTURES = 256
 
 
 class LookedFrames:
-    """The frames of some episodes, each with another palette, background and light, and shifted by
-    a few pixels. `LatentCache` takes them as it takes a dataset.
+    """The frames of some episodes, each with other colours, background and light, and shifted by a
+    few pixels. `LatentCache` takes them as it takes a dataset.
 
     Attributes:
         rows: their frames in the dataset, ascending.
@@ -47,7 +47,7 @@ class LookedFrames:
         self.episodes = np.sort(order[:enough])
         frames = [np.arange(dataset.offsets[e], dataset.offsets[e + 1]) for e in self.episodes]
         self.rows = np.concatenate(frames)
-        digest = hashlib.sha256(f"looks {dataset.hash} {seed} {device.type} ".encode())
+        digest = hashlib.sha256(f"looks 2 {dataset.hash} {seed} {device.type} ".encode())
         digest.update(self.episodes.astype(np.int64).tobytes())
         self.hash = digest.hexdigest()
         self._augment: Augment | None = None
