@@ -74,6 +74,19 @@ def test_relook_keeps_edges_in_place() -> None:
     assert (jumps.argmax(1) == 19).float().mean() > 0.9
 
 
+def test_relook_changes_the_colours_of_ground_and_object_independently() -> None:
+    images = torch.full((200, 3, 56, 56), 0.8)
+    images[..., 20:32, 20:32] = 0.3
+    config = AugmentConfig(global_size=56, recolour=0.0, background=0.0, noise=0.0)
+    textures = torch.from_numpy(dead_leaves(4, 56, 0))
+    look = Augment(config, textures, torch.zeros(3), torch.ones(3))
+    seen = look.relook(images.clone(), torch.Generator().manual_seed(0))
+    ground = (seen[..., 5, 5] - 0.8).abs().amax(1) > 0.25
+    thing = (seen[..., 26, 26] - 0.3).abs().amax(1) > 0.25
+    for one in (ground & thing, ground & ~thing, ~ground & thing, ~ground & ~thing):
+        assert one.float().mean() > 0.1
+
+
 def test_procedural_images_are_seeded_and_varied() -> None:
     a = dead_leaves(4, 64, seed=5)
     assert a.dtype == np.uint8 and a.shape == (4, 64, 64, 3)

@@ -85,7 +85,7 @@ def test_latents_learn_to_ignore_looks(maze: Path, dataset: Dataset) -> None:
         settings = small_run(
             maze,
             f"ignore{looks}",
-            steps=300,
+            steps=600,
             joint=0.99,
             looks=looks,
             held_out=0.2,
@@ -93,7 +93,7 @@ def test_latents_learn_to_ignore_looks(maze: Path, dataset: Dataset) -> None:
             optim=optim,
         )
         trainer, loop = start(settings)
-        for _ in range(296):
+        for _ in range(592):
             loop.update()
         with torch.no_grad():
             z, other = (
