@@ -16,6 +16,7 @@ from toy_latents import clips_of, latents, toy_model, truths
 from worldmodel import collect
 from worldmodel import probe as probe_verb
 from worldmodel.measure import probing as probe
+from worldmodel.measure.probe_tables import distances_table
 from worldmodel.measure.probe_targets import mean_errors, position_columns
 from worldmodel.measure.readout import Parts, linear_reading, narrow, r2, read
 from worldmodel.models.latents import imagine
@@ -123,6 +124,21 @@ def test_bad_settings_are_refused(
 ) -> None:
     assert probe_verb.main(["--data", "data", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_distances_of_several_datasets_are_one_table() -> None:
+    task = {"latents": {"elapsed": 0.91, "task": 0.82}, "tokens": {"elapsed": 0.53, "task": 0.44}}
+    none = {"latents": {"elapsed": 0.71}, "tokens": {"elapsed": 0.62}}
+    table = distances_table(
+        [
+            {"data": "data/one", "distances": {"runs/one/checkpoint": task}},
+            {"data": "data/two", "distances": {"runs/two/checkpoint": none}},
+        ]
+    )
+    assert table.splitlines()[2:] == [
+        "| `data/one` | 0.91 | 0.53 | 0.82 | 0.44 |",
+        "| `data/two` | 0.71 | 0.62 | - | - |",
+    ]
 
 
 @pytest.mark.slow

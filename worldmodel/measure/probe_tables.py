@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -41,6 +42,21 @@ def distance_table(result: dict[str, Any]) -> str:
             cells = [f"{found[kind][key]:.3f}" for key in ("elapsed", "task") if key in found[kind]]
             cells += ["-"] * (2 - len(cells))
             lines.append(f"| {kind} of {name} | {found['pairs']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def distances_table(results: list[dict[str, Any]]) -> str:
+    """Rank correlations of distances in several datasets, as a Markdown table."""
+    lines = [
+        "| data | elapsed steps: latents | tokens | task's distance: latents | tokens |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    columns = list(itertools.product(("elapsed", "task"), ("latents", "tokens")))
+    for result in results:
+        for found in result["distances"].values():
+            values = [found[kind].get(truth) for truth, kind in columns]
+            cells = ["-" if value is None else f"{value:.2f}" for value in values]
+            lines.append(f"| `{result['data']}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
