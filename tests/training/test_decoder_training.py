@@ -13,12 +13,11 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from worldmodel.collect import main as collect
-from worldmodel.data.dataset import open_dataset
 from worldmodel.models.checkpoint import BUNDLED_FOLDER, load_checkpoint
 from worldmodel.models.decoder import how_trained, load_decoder
 from worldmodel.models.findings import DECODER
 from worldmodel.train_decoder import main
-from worldmodel.training.decoder_training import changes, psnr, ssim
+from worldmodel.training.decoder_training import psnr, ssim
 
 
 def test_ssim_and_psnr_agree_with_scikit_image() -> None:
@@ -45,18 +44,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = ["--episodes", "10", "--steps", "40", "--workers", "1", "--out", str(folder)]
     assert collect(["--env", "worldmodel/PushT-v0", *flags]) == 0
     return folder
-
-
-def test_changes_are_what_moves_within_an_episode(data: Path) -> None:
-    dataset = open_dataset(data)
-    frames = np.array([0, 5, 41, 100, 409])
-    changed = changes(dataset, frames, np.random.default_rng(0))
-    assert changed.shape == (5, 112, 112) and changed.dtype == np.uint8
-    assert np.median(changed) < 10  # the ground
-    first = dataset.pixels(dataset.frames(0)).astype(int)
-    possible = np.abs(first - first[0]).max((0, -1))  # of any other frame of its episode
-    assert (changed[0] <= possible).all()
-    assert np.array_equal(changed, changes(dataset, frames, np.random.default_rng(0)))
 
 
 @pytest.mark.slow

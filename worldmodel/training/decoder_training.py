@@ -24,11 +24,11 @@ from torch import Tensor
 
 from worldmodel.cli import Progress, atomic_write_bytes, progress
 from worldmodel.cli.device import autocast, pick_device
-from worldmodel.data.dataset import Dataset, open_dataset, split
+from worldmodel.data.dataset import open_dataset, split
 from worldmodel.errors import UserError
 from worldmodel.models.checkpoint import load_checkpoint
 from worldmodel.models.decoder import Decoder, latents_hash, save_decoder
-from worldmodel.models.latents import BATCH, draw_latent_clips, frames_of, imagine, latents_of
+from worldmodel.models.latents import draw_latent_clips, frames_of, imagine, latents_of
 
 Array = NDArray[Any]
 SSIM_SIGMA, SSIM_RADIUS = 1.5, 5  # of the Gaussian window, pixels
@@ -107,45 +107,22 @@ def as_tensor(pixels: Array) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, 1).float() / 255
 
 
-def changes(data: Dataset, frames: Array, rng: np.random.Generator) -> Array:
-    """Where each of these frames differs from a random frame of its episode: the largest difference
-    of a channel, uint8 ``[M, H, W]``."""
-    episodes = np.searchsorted(data.offsets, frames, "right") - 1
-    lengths = data.offsets[episodes + 1] - data.offsets[episodes]
-    others = data.offsets[episodes] + (rng.random(len(frames)) * lengths).astype(np.int64)
-    parts = []
-    for at in range(0, len(frames), BATCH):
-        part = slice(at, at + BATCH)
-        one, other = data.pixels(frames[part]), data.pixels(others[part])
-        parts.append((np.maximum(one, other) - np.minimum(one, other)).max(-1))
-    return np.concatenate(parts)
-
-
-def fit(
-    decoder: Decoder, z: Tensor, pixels: Array, changed: Array, config: TrainDecoderConfig
-) -> None:
-    """Train `decoder` on latents ``z [M, P, D]`` of frames ``[M, H, W, 3]``.
-
-    Half of each pixel's weight is the same everywhere, half is proportional to `changed`, which
-    `changes` returns. Otherwise, small things that move, such as a ball, would hardly count.
-    """
+def fit(decoder: Decoder, z: Tensor, pixels: Array, config: TrainDecoderConfig) -> None:
+    """Train `decoder` on latents ``z [M, P, D]`` of frames ``[M, H, W, 3]``."""
     network = decoder.network
     device = next(network.parameters()).device
     optimizer = torch.optim.Adam(network.parameters(), lr=config.lr or network.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     rng = np.random.default_rng(config.seed)
-    average = max(float(changed.mean()), 1e-6)
     bar: Progress[int]
     with progress(range(config.steps), config.steps, "decoder") as bar:
         for _ in bar:
             chosen = rng.integers(len(z), size=config.batch)
             target = as_tensor(pixels[chosen]).to(device)
-            change = torch.from_numpy(changed[chosen]).to(device).unsqueeze(1)
-            weight = 0.5 + 0.5 * change / average
             with autocast(device):
                 painted = network(z[chosen].to(device))
             optimizer.zero_grad(set_to_none=True)
-            network.loss(painted, target, weight).backward()
+            network.loss(painted, target).backward()
             optimizer.step()
             schedule.step()
 
@@ -189,7 +166,7 @@ def train_decoder(config: TrainDecoderConfig) -> dict[str, Any]:
     datasets = [open_dataset(path) for path in config.data.split(",") if path]
     horizon = config.horizon or info.horizon
     rng = np.random.default_rng(config.seed)
-    pixels, changed, z, recorded, predicted = [], [], [], [], []
+    pixels, z, recorded, predicted = [], [], [], []
     for data in datasets:
         if data.env_id != info.env_id:
             raise UserError(f"{data.path} is of {data.env_id}, the checkpoint of {info.env_id}")
@@ -197,7 +174,6 @@ def train_decoder(config: TrainDecoderConfig) -> dict[str, Any]:
         frames = rng.permutation(frames_of(data, train))[: config.frames // len(datasets)]
         frames = np.sort(frames)
         pixels.append(data.pixels(frames))
-        changed.append(changes(data, frames, rng))
         z.append(latents_of(model, encoder, data, frames))
         count = math.ceil(config.clips / len(datasets))
         clips = draw_latent_clips(model, encoder, data, held_out, count, horizon, rng)
@@ -210,7 +186,7 @@ def train_decoder(config: TrainDecoderConfig) -> dict[str, Any]:
         raise UserError(f"{config.data} has images of {images.shape[1:3]}: a decoder needs squares")
     torch.manual_seed(config.seed)
     decoder = Decoder(model, side).to(device)
-    fit(decoder, torch.cat(z), images, np.concatenate(changed), config)
+    fit(decoder, torch.cat(z), images, config)
     decoder.eval()
     futures = torch.cat(predicted).unflatten(-1, z[0].shape[1:])
     average = as_tensor(images[:: max(1, len(images) // 1000)]).mean(0)

@@ -45,10 +45,10 @@ class SpriteDecoder(ImageDecoder):
             image = self._draw(image, sprite, at / self.scale, facing)
         return image
 
-    def loss(self, image: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    def loss(self, image: Tensor, truth: Tensor) -> Tensor:
         """Mean absolute error, which gives sharp edges, and a penalty on opacity."""
         sprites = torch.stack([self.object, self.robot], 1)
-        return (weight * (image - truth).abs()).mean() + 1e-3 * self.opacity(sprites).mean()
+        return (image - truth).abs().mean() + 1e-3 * self.opacity(sprites).mean()
 
     @staticmethod
     def opacity(sprite: Tensor) -> Tensor:
