@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     result = probe(config)
     print(table(result))
     if "distances" in result:
-        print("\n" + distance_table(result))
+        print("\n" + distance_table([result]))
     for name in listed(config.checkpoints) if config.save else ():
         dataset = open_dataset(config.data)
         settings = (config.targets, config.held_out, config.seed, config.device)

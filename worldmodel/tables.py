@@ -23,7 +23,7 @@ from worldmodel.training import decoder_training
 KINDS: dict[str, Kind] = {
     **EVALUATION_KINDS,
     "probe": one_after_another(probe_tables.linear_probe_table),
-    "distances": probe_tables.distances_table,
+    "distances": probe_tables.distance_table,
     "decoder": one_after_another(decoder_training.similarity_table),
     "causal": one_after_another(causal_report.intended_shift_table),
     "frontier": one_after_another(frontier.table),

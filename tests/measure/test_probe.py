@@ -16,7 +16,7 @@ from toy_latents import clips_of, latents, toy_model, truths
 from worldmodel import collect
 from worldmodel import probe as probe_verb
 from worldmodel.measure import probing as probe
-from worldmodel.measure.probe_tables import distances_table
+from worldmodel.measure.probe_tables import distance_table
 from worldmodel.measure.probe_targets import mean_errors, position_columns
 from worldmodel.measure.readout import Parts, linear_reading, narrow, r2, read
 from worldmodel.models.latents import imagine
@@ -129,15 +129,15 @@ def test_bad_settings_are_refused(
 def test_distances_of_several_datasets_are_one_table() -> None:
     task = {"latents": {"elapsed": 0.91, "task": 0.82}, "tokens": {"elapsed": 0.53, "task": 0.44}}
     none = {"latents": {"elapsed": 0.71}, "tokens": {"elapsed": 0.62}}
-    table = distances_table(
+    table = distance_table(
         [
             {"data": "data/one", "distances": {"runs/one/checkpoint": task}},
             {"data": "data/two", "distances": {"runs/two/checkpoint": none}},
         ]
     )
     assert table.splitlines()[2:] == [
-        "| `data/one` | 0.91 | 0.53 | 0.82 | 0.44 |",
-        "| `data/two` | 0.71 | 0.62 | - | - |",
+        "| `data/one` | `runs/one/checkpoint` | 0.91 | 0.53 | 0.82 | 0.44 |",
+        "| `data/two` | `runs/two/checkpoint` | 0.71 | 0.62 | - | - |",
     ]
 
 

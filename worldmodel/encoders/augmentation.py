@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 _LUMA = (0.299, 0.587, 0.114)
-REPAINTED = 0.5  # share of the frames in other looks whose ground, or object, has another colour
+REPAINTED = 0.5  # share of the whole images whose ground, and whose object, gets another colour
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Augment:
             texture = F.interpolate(texture, images.shape[-2:], mode="bilinear")
         # Mixed with the old background, so that its contrast with the objects varies.
         blend = _rand(g, len(images), 1, 1, 1) * 0.8 + 0.2
-        weight = (1.0 - 8.0 * _unlike_background(images)).clamp_(0.0, 1.0) * blend * chosen
+        weight = _alike(images, _background_colour(images)) * blend * chosen
         return torch.lerp(images, texture, weight)
 
     def _recolour(self, images: Tensor, g: torch.Generator) -> Tensor:
@@ -196,7 +196,17 @@ def _rand(g: torch.Generator, *shape: int) -> Tensor:
 
 def _unlike_background(images: Tensor) -> Tensor:
     """Largest difference ``[B, 1, H, W]`` of each pixel from the most common colour."""
-    return (images - _background_colour(images)).abs_().amax(dim=1, keepdim=True)
+    return _unlike(images, _background_colour(images))
+
+
+def _unlike(images: Tensor, colour: Tensor) -> Tensor:
+    """Largest difference ``[B, 1, H, W]`` of each pixel from a colour ``[B, 3, 1, 1]``."""
+    return (images - colour).abs_().amax(dim=1, keepdim=True)
+
+
+def _alike(images: Tensor, colour: Tensor) -> Tensor:
+    """1 where a pixel has a colour ``[B, 3, 1, 1]``, falling to 0, ``[B, 1, H, W]``."""
+    return (1.0 - 8.0 * _unlike(images, colour)).clamp_(0.0, 1.0)
 
 
 def _background_colour(images: Tensor) -> Tensor:
@@ -205,18 +215,18 @@ def _background_colour(images: Tensor) -> Tensor:
 
 
 def _repaint(images: Tensor, g: torch.Generator) -> Tensor:
-    """Give two colours of some images other, random ones: the most common colour, and that of a
-    random place that differs from it. Shading stays."""
+    """Replace two colours by random ones, each in half of the images: the most common colour, and
+    the colour of a random place that differs from it. Shading stays."""
+    ground = _background_colour(images)
     places = images[:, :, 1::3, 1::3].flatten(2)
-    salience = _unlike_background(images)[:, :, 1::3, 1::3].flatten(1) + 1e-3
+    salience = _unlike(images, ground)[:, :, 1::3, 1::3].flatten(1) + 1e-3
     place = torch.multinomial(salience.square(), 1, generator=g)
     content = places.gather(2, place[:, None].expand(-1, 3, -1))[..., None]
     painted = images
-    for colour in (_background_colour(images), content):
+    for colour in (ground, content):
         new = _rand(g, len(images), 3, 1, 1)
         chosen = _rand(g, len(images), 1, 1, 1) < REPAINTED
-        like = (1.0 - 8.0 * (images - colour).abs().amax(1, keepdim=True)).clamp_(0.0, 1.0)
-        painted = painted + like * chosen * (new - colour)
+        painted = painted + _alike(images, colour) * chosen * (new - colour)
     return painted.clamp_(0.0, 1.0)
 
 

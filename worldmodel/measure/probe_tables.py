@@ -31,32 +31,18 @@ def table(result: dict[str, Any]) -> str:
     )
 
 
-def distance_table(result: dict[str, Any]) -> str:
-    """Rank correlations of distances, as a Markdown table."""
+def distance_table(results: list[dict[str, Any]]) -> str:
+    """Rank correlations of distances, of all checkpoints in all results, as a Markdown table."""
     lines = [
-        "| distances of | pairs | with elapsed steps | with the task's distance |",
-        "|---|---:|---:|---:|",
-    ]
-    for name, found in result["distances"].items():
-        for kind in ("latents", "tokens"):
-            cells = [f"{found[kind][key]:.3f}" for key in ("elapsed", "task") if key in found[kind]]
-            cells += ["-"] * (2 - len(cells))
-            lines.append(f"| {kind} of {name} | {found['pairs']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def distances_table(results: list[dict[str, Any]]) -> str:
-    """Rank correlations of distances in several datasets, as a Markdown table."""
-    lines = [
-        "| data | elapsed steps: latents | tokens | task's distance: latents | tokens |",
-        "|---|---:|---:|---:|---:|",
+        "| data | model | elapsed steps: latents | tokens | task's distance: latents | tokens |",
+        "|---|---|---:|---:|---:|---:|",
     ]
     columns = list(itertools.product(("elapsed", "task"), ("latents", "tokens")))
     for result in results:
-        for found in result["distances"].values():
+        for name, found in result["distances"].items():
             values = [found[kind].get(truth) for truth, kind in columns]
             cells = ["-" if value is None else f"{value:.2f}" for value in values]
-            lines.append(f"| `{result['data']}` | {' | '.join(cells)} |")
+            lines.append(f"| `{result['data']}` | `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -69,8 +69,7 @@ def patch_centres(num_tokens: int) -> Tensor:
 
 class MergePatches(nn.Module):
     """Four neighbouring patches to one (Swin Transformer: Liu et al. 2021), ``[B, C, H, W]`` to
-    ``[B, D, ceil(H / 2), ceil(W / 2)]``. Faster on a CPU than a
-    convolution of stride 2."""
+    ``[B, D, ceil(H / 2), ceil(W / 2)]``. Faster on a CPU than a convolution of stride 2."""
 
     def __init__(self, channels: int, out: int):
         super().__init__()

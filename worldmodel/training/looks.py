@@ -47,6 +47,7 @@ class LookedFrames:
         self.episodes = np.sort(order[:enough])
         frames = [np.arange(dataset.offsets[e], dataset.offsets[e + 1]) for e in self.episodes]
         self.rows = np.concatenate(frames)
+        # The 2 stands for this way of making looks: caches of an earlier way are not used.
         digest = hashlib.sha256(f"looks 2 {dataset.hash} {seed} {device.type} ".encode())
         digest.update(self.episodes.astype(np.int64).tobytes())
         self.hash = digest.hexdigest()
