@@ -4,15 +4,18 @@
 #   bash examples/speedrun.sh
 #   MINUTES=30 WORLDS="pusht maze" bash examples/speedrun.sh
 #   PRETRAIN=30 bash examples/speedrun.sh       # with an encoder of its own
+#   WORLDS="pusht-pose pusht-fast chips-pictures chips-open" bash examples/speedrun.sh
 #
 # All cores record, and training takes a GPU where there is one. Run it again after a kill: recording
 # and training resume, and what is complete is skipped. Worlds of other packages need
-# `pip install '.[worlds]'`. Everything lies in OUT; the table is OUT/README.md.
+# `pip install '.[worlds]'`. Everything lies in OUT; the table is OUT/README.md. The last line makes the
+# bundled models whose representations were made for their worlds, in the steps of their configs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export MUJOCO_GL=${MUJOCO_GL:-egl}
 OWN="pusht maze chips"
 FOREIGN="gym-pusht point-maze-u point-maze-medium reacher pusher two-rooms"
+SPECIAL="pusht-pose pusht-fast chips-pictures chips-open"
 
 OUT=${OUT:-runs/speedrun}
 WORLDS=${WORLDS:-$OWN $FOREIGN}
@@ -32,6 +35,9 @@ record() { # NAME ENV EPISODES FLAGS...: episodes of a world, as a dataset
 }
 
 record_pusht() { record pusht worldmodel/PushT-v0 9000 --steps 100; }
+record_pushes() {
+    record pusht-pushes worldmodel/PushT-v0 4500 --steps 100 --policy wild --seed 1
+}
 record_maze() { record maze worldmodel/Maze-v0 1000 --steps 100 --env_kwargs.layout random; }
 
 learn() { # NAME DATASETS...: a world model
@@ -40,6 +46,11 @@ learn() { # NAME DATASETS...: a world model
     python -m worldmodel.train --config configs/default.yaml --data "${data:1}" \
         --cache "$OUT/latents" ${weights:+--encoder_weights "$weights"} \
         --minutes "$MINUTES" --out "$OUT/$1" --resume "$(started "$1")"
+}
+
+special() { # NAME CONFIG STEPS FLAGS...: a model of a config of its own
+    python -m worldmodel.train --config "configs/$2.yaml" --cache "$OUT/latents" \
+        --steps $(($3 * PERCENT / 100)) --out "$OUT/$1" --resume "$(started "$1")" "${@:4}"
 }
 
 complete() { # NAME DATASET: probe, decoder, familiar frames and usual errors of a world model
@@ -97,6 +108,37 @@ for world in $WORLDS; do
         complete chips chips
         measure chips chips worldmodel/GranularChips-v0 --budget_steps 10
         ;;
+    pusht-pose)
+        record_pusht
+        record_pushes
+        special pusht-pose pusht 3000 --pose_steps $((60 * PERCENT)) \
+            --data "$OUT/data/pusht" --dynamics_data "$OUT/data/pusht-pushes"
+        complete pusht-pose pusht
+        measure pusht-pose pusht-pose worldmodel/PushT-v0
+        ;;
+    pusht-fast)
+        record_pusht
+        record_pushes
+        special pusht-fast pusht-fast 4000 --teacher "$OUT/pusht-pose/checkpoint" \
+            --data "$OUT/data/pusht" --dynamics_data "$OUT/data/pusht-pushes"
+        complete pusht-fast pusht
+        measure pusht-fast pusht-fast worldmodel/PushT-v0
+        ;;
+    chips-pictures)
+        record chips-12000 worldmodel/GranularChips-v0 12000 --steps 20
+        special chips-pictures chips 4000 --data "$OUT/data/chips-12000"
+        complete chips-pictures chips-12000
+        measure chips-pictures chips-pictures worldmodel/GranularChips-v0 --budget_steps 10
+        ;;
+    chips-open)
+        record chips-open worldmodel/GranularChips-v0 2000 --steps 10 --seed 1 --env_kwargs.rim false
+        record chips-open-wild worldmodel/GranularChips-v0 3500 --steps 10 --policy wild \
+            --env_kwargs.rim false
+        special chips-open chips-open 4000 --data "$OUT/data/chips-open-wild,$OUT/data/chips-open"
+        complete chips-open chips-open-wild
+        measure chips-open chips-open worldmodel/GranularChips-v0 --budget_steps 10 \
+            --env_kwargs.rim false
+        ;;
     gym-pusht) foreign gym-pusht PushT 3000 100 ;;
     point-maze-u) foreign point-maze-u PointMazeU 400 100 ;;
     point-maze-medium) foreign point-maze-medium PointMazeMedium 400 100 ;;
@@ -104,7 +146,7 @@ for world in $WORLDS; do
     pusher) foreign pusher Pusher 600 100 ;;
     two-rooms) foreign two-rooms TwoRooms 400 50 ;;
     *)
-        echo "there is no world '$world': there are $OWN $FOREIGN" >&2
+        echo "there is no world '$world': there are $OWN $FOREIGN $SPECIAL" >&2
         exit 2
         ;;
     esac

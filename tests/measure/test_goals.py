@@ -32,20 +32,48 @@ def test_goal_files_round_trip(maze: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "size", "message"),
+    ("mode", "message"),
     [
-        ("RGBA", (112, 112), "mode RGBA .4 channel"),
-        ("L", (112, 112), "mode L .1 channel"),
-        ("RGB", (112, 96), "112x96 pixels"),
-        ("RGB", (64, 64), "64x64 pixels: this model takes 112x112"),
+        ("RGBA", "transparent in places"),
+        ("I;16", "mode I;16: save it as plain RGB"),
     ],
 )
-def test_unusable_goal_images_are_refused(
-    tmp_path: Path, mode: str, size: tuple[int, int], message: str
-) -> None:
-    Image.new(mode, size).save(tmp_path / "goal.png")
+def test_unusable_goal_images_are_refused(tmp_path: Path, mode: str, message: str) -> None:
+    Image.new(mode, (112, 112)).save(tmp_path / "goal.png")
     with pytest.raises(UserError, match=message):
         load_goal(tmp_path / "goal.png", 112)
+
+
+@pytest.mark.parametrize(
+    ("fit", "black", "word"),
+    [("pad", 28, "padded"), ("crop", 0, "cropped"), ("stretch", 0, "squeezed")],
+)
+def test_a_goal_of_another_size_is_fitted(
+    tmp_path: Path, fit: str, black: int, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (640, 320), (250, 250, 250)).save(tmp_path / "goal.png")
+    pixels, _ = load_goal(tmp_path / "goal.png", 112, fit)
+    assert pixels.shape == (112, 112, 3)
+    assert (pixels[: max(0, black - 2)] == 0).all() and (
+        pixels[black + 2 : 110 - black] == 250
+    ).all()
+    assert f"640 x 320 pixels, {word} to 112 x 112" in capsys.readouterr().err
+
+
+def test_a_photo_is_turned_as_the_camera_was_held(tmp_path: Path) -> None:
+    photo = Image.new("RGB", (64, 64))
+    photo.paste((250, 0, 0), (0, 0, 64, 10))  # a red line at the top, as it is stored
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to show
+    photo.save(tmp_path / "goal.png", exif=exif)
+    pixels, _ = load_goal(tmp_path / "goal.png", 64)
+    assert (pixels[:, -8:, 0] == 250).all() and (pixels[:, :40] == 0).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+def test_plain_images_of_other_modes_will_do(tmp_path: Path, mode: str) -> None:
+    Image.new("RGB", (112, 112), (102, 102, 102)).convert(mode).save(tmp_path / "goal.png")
+    assert (load_goal(tmp_path / "goal.png", 112)[0] == 102).all()
 
 
 def test_broken_goal_files_are_refused(pusht: Any, tmp_path: Path) -> None:

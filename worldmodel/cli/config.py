@@ -31,16 +31,18 @@ class _Keys:
     lists: those that hold a list, and the type of its items.
     sections: those that are dataclasses -> the field that takes keys which are no fields, or "".
     short: other names for keys.
+    positional: the key of an argument without a flag, or "".
     """
 
     free: dict[str, bool]
     lists: dict[str, Any]
     sections: dict[str, str]
     short: Mapping[str, str]
+    positional: str
 
     @classmethod
     def of(cls, config: type) -> _Keys:
-        keys = cls({}, {}, {}, getattr(config, "SHORT", {}))
+        keys = cls({}, {}, {}, getattr(config, "SHORT", {}), getattr(config, "POSITIONAL", ""))
         keys._add(config, "")
         return keys
 
@@ -121,7 +123,7 @@ def _read_flags(arguments: list[str], keys: _Keys) -> list[str]:
     rest = iter(arguments)
     for argument in rest:
         if not argument.startswith("--") or len(argument) == 2:
-            result.append(argument)
+            result.append(f"--{keys.positional}={argument}" if keys.positional else argument)
             continue
         given, sign, value = argument.partition("=")
         name = given[2:].replace("-", "_")
@@ -153,12 +155,13 @@ def parse_config(cls: type[T], argv: list[str] | None, prog: str, description: s
 
     Later arguments win over earlier ones, so flags after ``--config`` override the file.
     Fields may be dataclasses (``--agent.samples 64``), dicts (``--env_kwargs.layout U``) or lists,
-    whose flags may be given again. A string just below a field is its help text. Two class
+    whose flags may be given again. A string just below a field is its help text. Three class
     attributes add to that:
 
     - ``SHORT: ClassVar = {"guardrail": "agent.guardrails"}``: other names for keys;
     - ``OPTIONS: ClassVar = "options"`` of a nested dataclass: keys that are none of its fields go
-      into this field, a dict (``--planner.beta 2`` is ``--planner.options.beta 2``).
+      into this field, a dict (``--planner.beta 2`` is ``--planner.options.beta 2``);
+    - ``POSITIONAL: ClassVar = "source"``: the field that an argument without a flag fills.
 
     Args:
         cls: dataclass type; a field without default is a required flag.

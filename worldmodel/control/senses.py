@@ -97,7 +97,7 @@ def make_senses(rules: Sequence[Rule], info: CheckpointInfo, inference: Inferenc
             read.
     """
     photos = {rule.photo for rule in rules if rule.photo}
-    images = {path: load_image(path, info.image_size) for path in photos}
+    images = {path: load_image(path, info.image_size, info.fit) for path in photos}
     probe, device, model = info.probe, inference.device, inference.model
     senses = Senses(
         info.proprio_names,

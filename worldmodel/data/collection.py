@@ -1,21 +1,12 @@
 """Collection of a Minari dataset, in one process or several.
 
-Layout of the folder (Minari's HDF5 layout with lossless pixels, so that other tools can read it)::
-
-    OUT/collection.json             the settings, written first
-    OUT/data/shard-000000.hdf5 ...  episodes, SHARD in each, complete or absent
-    OUT/data/main_data.hdf5         one link per episode into the shards
-    OUT/data/metadata.json          written last: spaces, environment, content hash
-
-Episode i depends on (seed, i) alone. So the dataset is the same for any number of workers, and an
-interrupted collection continues where it stopped. This module does not import torch, so worker
-processes start fast and stay small.
+The folder is laid out as `minari_folder` says. Episode i depends on (seed, i) alone. So the dataset
+is the same for any number of workers, and an interrupted collection continues where it stopped.
+This module does not import torch, so worker processes start fast and stay small.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import os
 import signal
@@ -27,11 +18,10 @@ from multiprocessing.process import parent_process
 from pathlib import Path
 from typing import Any
 
-import h5py
-
-from worldmodel.cli import Progress, atomic_write_bytes, atomic_write_json, exclusive, progress
+from worldmodel.cli import Progress, progress
+from worldmodel.data.minari_folder import Content, MinariFolder
 from worldmodel.data.recording import CollectConfig, Recorder, episode_seed
-from worldmodel.data.shards import read_shard, save_shard, shard_ranges
+from worldmodel.data.shards import save_shard
 from worldmodel.errors import UserError
 
 __all__ = ["CollectConfig", "collect", "episode_seed"]
@@ -51,34 +41,22 @@ def collect(config: CollectConfig) -> dict[str, Any]:
     recorder = Recorder(config)
     recorder.record(0)  # so that an unusable environment shows here, in one process
     hold = recorder.hold()
-    data = config.out / "data"
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make folder {data}: {error.strerror}") from None
-    with exclusive(config.out / ".lock", f"collecting into {config.out}"):
-        _claim(config)
-        for leftover in data.glob(".*"):  # of a collection that was killed while it wrote
-            leftover.unlink()
-        shards = shard_ranges(data, config.episodes)
-        missing = {path: r for path, r in shards.items() if read_shard(path, r) is None}
+    folder = MinariFolder(config.out, config.identity(), config.episodes)
+    with folder.claimed("collecting") as missing:
         started = time.monotonic()
         new_frames = _collect_shards(config, recorder, missing) if missing else 0
         seconds = time.monotonic() - started
-        summary = _link_shards(config, data, shards)
-        _publish(config, recorder, data, {**summary, "hold": hold})
-        for path in data.glob("shard-*.hdf5"):
-            if path not in shards:  # a short last shard, replaced when the dataset was extended
-                path.unlink()
+        content = folder.link()
+        _publish(config, recorder, folder, content, hold)
     return {
         "episodes": config.episodes,
-        "frames": summary["steps"] + config.episodes,
+        "frames": content.steps + config.episodes,
         "new_frames": new_frames,
         "frames_per_second": new_frames / seconds,
-        "contact": summary["contact"],
-        "bytes": sum(summary["shards"].values()),
-        "dataset_id": _dataset_id(config.out),
-        "hash": summary["hash"],
+        "contact": content.contact,
+        "bytes": sum(content.bytes.values()),
+        "dataset_id": folder.dataset_id,
+        "hash": content.hash,
     }
 
 
@@ -121,39 +99,7 @@ def _work(path: Path, indices: range) -> int:
 
 def _collect_shard(recorder: Recorder, path: Path, indices: range) -> int:
     seed = recorder.config.seed
-    episodes = {i: (episode_seed(seed, i), recorder.record(i)) for i in indices}
-    save_shard(path, episodes)
-    return sum(len(arrays["observations/proprio"]) for _, arrays in episodes.values())
-
-
-def _claim(config: CollectConfig) -> None:
-    """Reserve the folder for this dataset; UserError if it holds anything else."""
-    path, wanted = config.out / "collection.json", config.identity()
-    if not path.exists():
-        others = [p.name for p in config.out.iterdir() if p.name not in (".lock", "data")]
-        others += [f"data/{p.name}" for p in (config.out / "data").iterdir()]
-        if others:
-            raise UserError(f"{config.out} already holds {others[0]}: choose an empty --out")
-        atomic_write_json(path, {**wanted, "episodes": config.episodes})
-        return
-    try:
-        found = json.loads(path.read_text())
-        episodes = int(found.pop("episodes"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} is damaged: choose another --out or remove the folder") from None
-    wanted = json.loads(json.dumps(wanted))
-    for name in wanted:
-        if found.get(name) != wanted[name]:
-            raise UserError(
-                f"{config.out} holds another dataset: its {name} is {found.get(name)!r}, "
-                f"not {wanted[name]!r}. Choose another --out"
-            )
-    if episodes > config.episodes:
-        raise UserError(
-            f"{config.out} is to hold {episodes} episodes: ask for as many or more, "
-            f"not {config.episodes}, or choose another --out"
-        )
-    atomic_write_json(path, {**wanted, "episodes": config.episodes})
+    return save_shard(path, ((i, episode_seed(seed, i), recorder.record(i)) for i in indices))
 
 
 def _collect_shards(config: CollectConfig, recorder: Recorder, missing: dict[Path, range]) -> int:
@@ -187,71 +133,26 @@ def _collect_shards(config: CollectConfig, recorder: Recorder, missing: dict[Pat
     return frames
 
 
-def _link_shards(config: CollectConfig, data: Path, shards: dict[Path, range]) -> dict[str, Any]:
-    """Link all episodes into one file, and summarise them.
-
-    Returns:
-        {"steps", "shards" (size of each file in bytes), "contact", "hash" (of the content)}.
-    """
-    steps = 0
-    contacts: list[int | None] = []
-    sizes: dict[str, int] = {}
-    digest = hashlib.sha256(json.dumps(config.identity(), sort_keys=True).encode())
-    with h5py.File("memory", "w", driver="core", backing_store=False) as file:
-        for path, indices in shards.items():
-            episodes = read_shard(path, indices)
-            if episodes is None:
-                raise UserError(f"another program changed {path}: run the same command again")
-            for index, attributes in zip(indices, episodes, strict=True):
-                file[f"episode_{index}"] = h5py.ExternalLink(path.name, f"/episode_{index}")
-                steps += int(attributes["total_steps"])
-                contacts.append(attributes.get("contacts"))
-                digest.update(attributes["digest"].encode())
-            sizes[path.name] = path.stat().st_size
-        file.flush()
-        atomic_write_bytes(data / "main_data.hdf5", file.id.get_file_image())
-    known = [int(count) for count in contacts if count is not None]
-    contact = sum(known) / steps if len(known) == config.episodes else None
-    return {"steps": steps, "shards": sizes, "contact": contact, "hash": digest.hexdigest()}
-
-
 def _publish(
-    config: CollectConfig, recorder: Recorder, data: Path, summary: dict[str, Any]
+    config: CollectConfig,
+    recorder: Recorder,
+    folder: MinariFolder,
+    content: Content,
+    hold: list[float] | str | None,
 ) -> None:
-    """Write the metadata, which makes the dataset complete."""
-    import minari
-    from minari.serialization import serialize_space
-
-    observation_space, action_space = recorder.spaces()
-    metadata = {
-        "dataset_id": _dataset_id(config.out),
-        "minari_version": minari.__version__,
-        "data_format": "hdf5",
-        "jpeg_encoding": False,
-        "total_episodes": config.episodes,
-        "total_steps": summary["steps"],
-        "dataset_size": round(sum(summary["shards"].values()) / 1e6, 1),
-        "observation_space": serialize_space(observation_space),
-        "action_space": serialize_space(action_space),
-        "algorithm_name": config.policy,
-        "description": f"{config.env}, pixels and proprio, policy {config.policy!r}",
-        "worldmodel": {
-            **config.identity(),
-            **{name: summary[name] for name in ("hash", "shards", "contact", "hold")},
-            **{kind: recorder.names(kind) for kind in NAMES},
-        },
-    }
     spec = recorder.env.spec
-    if spec is not None:
-        try:
-            metadata["env_spec"] = spec.to_json()
-        except (TypeError, ValueError):  # made by a local function, which a file cannot name
-            pass
-    atomic_write_json(data / "metadata.json", metadata)
-
-
-def _dataset_id(out: Path) -> str:
-    """The folder's name as a Minari id: letters, digits, - and _, with a version at its end."""
-    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in out.resolve().name)
-    stem, _, version = name.rpartition("-v")
-    return name if stem and version.isdecimal() else f"{name}-v0"
+    try:
+        env_spec = spec.to_json() if spec is not None else None
+    except (TypeError, ValueError):  # made by a local function, which a file cannot name
+        env_spec = None
+    proprio, actions = recorder.sizes()
+    folder.publish(
+        content,
+        config.image_size,
+        proprio,
+        actions,
+        config.policy,
+        f"{config.env}, pixels and proprio, policy {config.policy!r}",
+        {"hold": hold, **{kind: recorder.names(kind) for kind in NAMES}},
+        env_spec,
+    )

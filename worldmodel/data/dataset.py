@@ -1,9 +1,9 @@
 """Recorded episodes.
 
 `open_dataset` opens a Minari dataset (HDF5) whose observations are a Dict with ``pixels`` and,
-usually, ``proprio``: one from ``python -m worldmodel.collect`` or from any other program. The
-frames of all episodes are concatenated, N in all. Pixels are read on demand; everything else is in
-memory.
+usually, ``proprio``: one from ``python -m worldmodel.collect`` or ``convert``, or from any other
+program. The frames of all episodes are concatenated, N in all. Pixels are read on demand;
+everything else is in memory.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ class Dataset:
     #: the action that keeps the robot where it is, [A]; "repeat": the last action again; None:
     #: not declared
     hold: list[float] | str | None = None
+    #: how images of the camera became squares: see `image_fit`
+    fit: str = "stretch"
 
     @property
     def episodes(self) -> int:
@@ -125,7 +127,7 @@ class Dataset:
             file = self.path / "data" / getattr(link, "filename", "main_data.hdf5")
             raise UserError(
                 f"cannot read the pixels of episode {episode} ({_plain(error)}): delete {file} "
-                "and run the `python -m worldmodel.collect` command again"
+                "and run the command that made the dataset again"
             ) from None
         return stored
 
@@ -165,11 +167,12 @@ def open_dataset(path: str | Path) -> Dataset:
     except FileNotFoundError:
         if (path / "collection.json").exists():
             raise UserError(
-                f"{path} is not complete: run its `python -m worldmodel.collect` command again, "
-                "it continues where it stopped"
+                f"{path} is not complete: run the command that makes it again, it continues where "
+                "it stopped"
             ) from None
         raise UserError(
-            f"no dataset in {path}: make one with `python -m worldmodel.collect --out {path}`"
+            f"no dataset in {path}: make one with `python -m worldmodel.collect --out {path}`, or "
+            "with `python -m worldmodel.convert` from episodes that you have"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path / 'data' / 'metadata.json'}: {error}") from None
@@ -182,8 +185,8 @@ def open_dataset(path: str | Path) -> Dataset:
         if found != size:
             what = "is missing" if found is None else f"has {found} bytes instead of {size}"
             raise UserError(
-                f"{file} {what}: run the `python -m worldmodel.collect` command again, it "
-                "collects the lost episodes"
+                f"{file} {what}: run the command that made the dataset again, it makes the lost "
+                "episodes"
             )
     try:
         return _load(path, metadata, ours)
@@ -233,6 +236,7 @@ def _load(path: Path, metadata: dict[str, Any], ours: dict[str, Any]) -> Dataset
         jpeg=bool(metadata.get("jpeg_encoding", True)) and min(shape[:2]) >= 32,
         action_names=tuple(ours.get("action_names", ())),
         hold=ours.get("hold"),
+        fit=ours.get("fit", "stretch"),
     )
 
 

@@ -110,17 +110,11 @@ class Recorder:
                 episode[f"infos/{name}"] = np.stack(values)
         return episode
 
-    def spaces(self) -> tuple[gym.spaces.Dict, gym.spaces.Box]:
-        """Spaces of the recorded observations and actions."""
-        size, proprio = self.config.image_size, self.env.observation_space["proprio"]  # type: ignore[index]
-        observation_space = gym.spaces.Dict(
-            {
-                "pixels": gym.spaces.Box(0, 255, (size, size, 3), np.uint8),
-                "proprio": gym.spaces.Box(-np.inf, np.inf, proprio.shape, np.float32),
-            }
-        )
+    def sizes(self) -> tuple[int, gym.spaces.Box]:
+        """Numbers of proprio, and the space of actions."""
+        proprio: Any = self.env.observation_space["proprio"]  # type: ignore[index]
         assert isinstance(self.env.action_space, gym.spaces.Box)
-        return observation_space, self.env.action_space
+        return int(proprio.shape[0]), self.env.action_space
 
     def names(self, kind: str) -> list[str]:
         """Names of the numbers of a state, an action or proprioception: "state_names", ...; empty

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,16 @@ Array = NDArray[Any]
 SHARD = 20  # episodes in one file
 
 
-def shard_ranges(folder: Path, episodes: int) -> dict[Path, range]:
+def shard_ranges(folder: Path, episodes: int, shard: int = SHARD) -> dict[Path, range]:
     """File of each shard of a dataset, with the numbers of its episodes."""
     shards = {}
-    for first in range(0, episodes, SHARD):
-        last = min(first + SHARD, episodes) - 1
+    for first in range(0, episodes, shard):
+        last = min(first + shard, episodes) - 1
         shards[folder / f"shard-{first:06d}-{last:06d}.hdf5"] = range(first, last + 1)
     return shards
 
 
-def save_shard(path: Path, episodes: dict[int, tuple[int, dict[str, Array]]]) -> None:
+def save_shard(path: Path, episodes: Iterable[tuple[int, int, dict[str, Array]]]) -> int:
     """Write episodes to one HDF5 file.
 
     Each frame is a chunk of its own, so reading a single frame takes 0.1 ms. Gzip level 1 shrinks a
@@ -34,10 +35,16 @@ def save_shard(path: Path, episodes: dict[int, tuple[int, dict[str, Array]]]) ->
 
     Args:
         path: the file.
-        episodes: number of each episode -> (seed, arrays by their name in the file).
+        episodes: number and seed of each episode, and its arrays by their name in the file. One
+            episode is in memory at a time, beside what is compressed.
+
+    Returns:
+        The number of frames.
     """
+    frames = 0
     with h5py.File("memory", "w", driver="core", backing_store=False) as file:
-        for index, (seed, arrays) in episodes.items():
+        for index, seed, arrays in episodes:
+            frames += len(arrays["observations/pixels"])
             group = file.create_group(f"episode_{index}")
             digest = hashlib.sha256()
             for name, array in sorted(arrays.items()):
@@ -67,6 +74,7 @@ def save_shard(path: Path, episodes: dict[int, tuple[int, dict[str, Array]]]) ->
         # Made in memory, so that a full disk gives one clear error and never half a file.
         image = file.id.get_file_image()
     atomic_write_bytes(path, image)
+    return frames
 
 
 def read_shard(path: Path, indices: range) -> list[dict[str, Any]] | None:

@@ -91,13 +91,13 @@ def save_goal(task: GoalTask, env: gym.Env[Any, Any], path: str | Path) -> None:
     )
 
 
-def load_goal(path: str | Path, size: int) -> tuple[Array, GoalFile | None]:
+def load_goal(path: str | Path, size: int, fit: str = "stretch") -> tuple[Array, GoalFile | None]:
     """A goal image (see `load_image`), and the ``.json`` file beside it if there is one.
 
     Raises:
         UserError: the image or the file is unusable.
     """
-    pixels = load_image(path, size)
+    pixels = load_image(path, size, fit)
     beside = Path(path).with_suffix(".json")
     if not beside.exists():
         return pixels, None

@@ -93,8 +93,8 @@ def plan_from_image(config: PlanConfig) -> dict[str, Any]:
     proprio = None if config.proprio is None else _parse_proprio(config.proprio)
     device = pick_device(config.device)
     model, encoder, info = load_checkpoint(config.checkpoint)
-    goal, _ = load_goal(config.goal, info.image_size)
-    pixels = load_image(config.image, info.image_size)
+    goal, _ = load_goal(config.goal, info.image_size, info.fit)
+    pixels = load_image(config.image, info.image_size, info.fit)
     parts = model.to(device), encoder.to(device), info
     agent = Agent(*parts, config.planner.make(), config.agent)
     agent.reset(goal, config.seed)
@@ -162,7 +162,7 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
     device = pick_device(config.device)
     name = config.checkpoint or bundled_for(config.env)
     model, encoder, info = load_checkpoint(name)
-    goal, goal_file = load_goal(config.goal, info.image_size)
+    goal, goal_file = load_goal(config.goal, info.image_size, info.fit)
     if goal_file is not None and not same_env(goal_file.env, config.env):
         raise UserError(f"{config.goal} is a goal of {goal_file.env}, not of {config.env}")
     env_kwargs = config.env_kwargs or (goal_file.env_kwargs if goal_file else info.env_kwargs)

@@ -65,6 +65,7 @@ class CheckpointInfo:
         env_id: Gymnasium id of the environment the data came from.
         env_kwargs: keyword arguments that made the environment.
         image_size: side of the recorded images, pixels.
+        fit: how images of another size become squares: see `worldmodel.data.image_fit`.
         encoder: name for `worldmodel.encoders.encoder.load_encoder`.
         encoder_hash: of the encoder's weights and preprocessing.
         model: sizes of the world model.
@@ -100,6 +101,7 @@ class CheckpointInfo:
     hold: tuple[float, ...] | str | None = None
     action_names: tuple[str, ...] = ()
     proprio_names: tuple[str, ...] = ()
+    fit: str = "stretch"
     horizon: int = 5
     samples: int = 300
     iterations: int = 10
@@ -260,6 +262,7 @@ def load_info(name_or_path: str | Path) -> CheckpointInfo:
             f"{path} has format_version {version!r}, this program reads {FORMAT_VERSION}: "
             "use the matching version of the program, or train again"
         )
+    content.setdefault("fit", "stretch")  # not stored before there were other ways
     info: CheckpointInfo = _build(CheckpointInfo, content, path)
     channels, expected = len(info.readable), len(info.spec.proprio_mean)
     if channels != expected:

@@ -22,7 +22,8 @@ from planners import Budget, Planner
 from worldmodel.agent import Agent
 from worldmodel.control.config import AgentConfig, make_planner
 from worldmodel.control.hold import task_hold
-from worldmodel.data.collection import CollectConfig, Recorder, save_shard
+from worldmodel.data.recording import CollectConfig, Recorder
+from worldmodel.data.shards import save_shard
 from worldmodel.encoders.encoder import Encoder
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import make_env
@@ -189,7 +190,7 @@ def bench_collect(config: BenchConfig, loaded: Loaded) -> Iterator[Row]:
         numbers = itertools.count()
 
         def call() -> None:
-            save_shard(path, {0: (0, recorder.record(next(numbers)))})
+            save_shard(path, [(0, 0, recorder.record(next(numbers)))])
 
         frames, ms = recorder.config.steps + 1, timed(call, config.plans, config.seconds)
         recorder.env.close()

@@ -320,6 +320,7 @@ class WorldModelTrainer:
             hold=self.hold,
             action_names=data.action_names,
             proprio_names=data.proprio_names,
+            fit=data.fit,
             probe=taught.info.probe if taught else {},  # the latents are the same
             familiar=taught.info.familiar if taught else {},
             horizon=c.horizon,
