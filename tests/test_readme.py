@@ -102,8 +102,12 @@ def test_snippet_runs(snippet: str, tmp_path: Path) -> None:
     run(["-c", snippet], tmp_path)
 
 
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+ALONE = [path for path in EXAMPLES if path.name != "robot_client.py"]  # tested with its server
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", ALONE, ids=lambda p: p.name)
 def test_example_runs(path: Path, tmp_path: Path) -> None:
     run([str(path)], tmp_path)
 
