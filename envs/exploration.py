@@ -1,11 +1,12 @@
 """Exploration policies by name, for any environment with continuous actions.
 
-``random`` is a random walk. The other names are the environment's own (see `Task.explore`); without
-a task, ``explore`` is a random walk as well.
+``random`` is a random walk. The other names are the environment's own (see `Task.explore`), or
+``my_module:make``; without a task, ``explore`` is a random walk as well.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import gymnasium as gym
@@ -20,12 +21,20 @@ __all__ = ["RandomWalk", "explorer"]
 def explorer(env: gym.Env[Any, Any], name: str, rng: np.random.Generator) -> Policy:
     """The exploration policy `name` of an environment, drawing from `rng`.
 
+    Args:
+        env: with actions in a Box.
+        name: of the environment's policies, or ``my_module:make``: a function ``make(env, rng)``
+            that returns a policy ``policy(obs, info) -> action``.
+        rng: source of the randomness.
+
     Raises:
-        ValueError: the action space is no Box, or the environment has no such policy.
+        ValueError: the action space is no Box, or there is no such policy.
     """
     space = env.action_space
     if not isinstance(space, gym.spaces.Box):
         raise ValueError(f"action space is {space}; policies need a Box")
+    if ":" in name:
+        return _imported(env, name, rng)
     task = find_task(env)
     names = Task.policies if task is None else task.policies
     if name not in names:
@@ -33,3 +42,14 @@ def explorer(env: gym.Env[Any, Any], name: str, rng: np.random.Generator) -> Pol
     if name == "random" or task is None:
         return RandomWalk(rng, space, persistence=2.0)
     return task.explore(name, rng)
+
+
+def _imported(env: gym.Env[Any, Any], name: str, rng: np.random.Generator) -> Policy:
+    module, _, function = name.partition(":")
+    try:
+        made: Policy = getattr(importlib.import_module(module), function)(env, rng)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"no policy {name!r}: {error}") from None
+    if not callable(made):
+        raise ValueError(f"{name} returns {made!r:.60}: it must return policy(obs, info) -> action")
+    return made

@@ -73,6 +73,10 @@ class Task:
     action_names: tuple[str, ...] = ()
     """Names of the numbers of an action, such as ("start_x", "start_y", "end_x", "end_y"). The
     guardrail ``action_points`` refers to them."""
+    unready: str = ""
+    """Why goals cannot be sampled and success cannot be measured, where that is so."""
+    settable: ClassVar[bool] = True
+    """Whether any state can be shown, and simulated from."""
     goal_offset_matters: ClassVar[bool] = True
     """Whether `sample_task` puts the goal ``goal_offset`` steps ahead of the start."""
 

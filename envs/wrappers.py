@@ -20,6 +20,18 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
+from envs.observation_fields import (
+    field,
+    flat,
+    is_picture,
+    number_fields,
+    parse_parts,
+    part_names,
+    robots_own,
+    space_fields,
+    spelled,
+)
+from envs.pictures import as_rgb, resized
 from envs.task import find_task
 
 Array = NDArray[Any]
@@ -39,60 +51,95 @@ def has_pixels_and_proprio(env: gym.Env[Any, Any], image_size: int) -> bool:
 
 
 class PixelsAndProprio(gym.ObservationWrapper[Obs, Any, Any], RecordConstructorArgs):
-    """Makes observations of any environment that renders: ``pixels``, uint8 ``[S, S, 3]``, and
-    ``proprio``, float32 ``[Dp]``.
-
-    The images are ``pixels`` of a Dict observation, else what ``render`` returns, resized. The
-    proprioception is ``proprio`` of a Dict with ``pixels`` (one zero if there is none), else the
-    flattened observation.
+    """Makes observations of any environment that shows something: ``pixels``, uint8 ``[S, S, 3]``,
+    and ``proprio``, float32 ``[Dp]``.
 
     Args:
-        env: has a Dict observation with ``pixels``, or renders ``rgb_array`` and observes numbers.
+        env: observes images, or renders ``rgb_array``.
         image_size: height and width S of images, pixels.
+        pixels_key: field of the images; default: ``pixels``, else the only one that holds images,
+            else what ``render`` returns.
+        proprio_keys: fields that the robot measures of itself, as "qpos,arm[0:3]", or "none";
+            default: ``proprio``, else those whose names say so (see `observation_fields`). Without
+            any, proprio is one zero.
+
+    Attributes:
+        proprio_names: of the numbers of proprio.
 
     Raises:
-        ValueError: the environment does not fit, or an image is not uint8 ``[H, W, 3]``.
+        ValueError: the environment does not fit, or there is no such field.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], image_size: int) -> None:
-        RecordConstructorArgs.__init__(self, image_size=image_size)
+    def __init__(
+        self, env: gym.Env[Any, Any], image_size: int, pixels_key: str = "", proprio_keys: str = ""
+    ) -> None:
+        RecordConstructorArgs.__init__(
+            self, image_size=image_size, pixels_key=pixels_key, proprio_keys=proprio_keys
+        )
         super().__init__(env)
-        space = env.observation_space
         self._size = image_size
-        self._has_pixels = isinstance(space, spaces.Dict) and "pixels" in space.spaces
-        if self._has_pixels:
-            proprio = space.spaces.get("proprio")  # type: ignore[attr-defined]
-            width = int(np.prod(proprio.shape)) if proprio is not None else 0
-        elif env.render_mode != "rgb_array":
-            raise ValueError(
-                "it shows no pixels: it needs render_mode='rgb_array' or an observation Dict with "
-                "'pixels'"
-            )
-        elif not space.is_np_flattenable:
-            raise ValueError(f"its observations {space} cannot be flattened to a vector")
-        else:
-            width = spaces.flatdim(space)
+        self._pixels = _pixels_field(env, pixels_key)
+        self._fields = number_fields(env.observation_space)
+        widths = {name: spaces.flatdim(space) for name, space in self._fields.items()}
+        if not proprio_keys:
+            own = ["proprio"] if "proprio" in widths else robots_own(widths)
+            proprio_keys = ",".join(own)
+        self._proprio = parse_parts(proprio_keys, widths)
+        self._others = [n for n in widths if n not in {name for name, _ in self._proprio}]
+        self.proprio_names = part_names(self._proprio)
         image = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
-        vector = spaces.Box(-np.inf, np.inf, (max(1, width),), np.float32)
+        width = max(1, len(self.proprio_names))
+        vector = spaces.Box(-np.inf, np.inf, (width,), np.float32)
         self.observation_space = spaces.Dict({"pixels": image, "proprio": vector})
 
     def observation(self, observation: Any) -> Obs:
         """The observation as ``pixels`` and ``proprio``."""
-        pixels: Any
-        if self._has_pixels:
-            pixels, proprio = observation["pixels"], observation.get("proprio", ())
-        else:
-            pixels = self.env.render()
-            proprio = spaces.flatten(self.env.observation_space, observation)
-        vector = np.asarray(proprio, np.float32).ravel()
+        parts = [
+            flat(self._fields[name], field(observation, name))[part] for name, part in self._proprio
+        ]
+        vector = np.concatenate(parts) if parts else np.zeros(1)
         return {
-            "pixels": resized(pixels, self._size),
-            "proprio": vector if vector.size else np.zeros(1, np.float32),
+            "pixels": resized(self.image(observation), self._size),
+            "proprio": vector.astype(np.float32),
         }
+
+    def image(self, observation: Any) -> Array:
+        """The image of an observation, uint8 ``[H, W, 3]``."""
+        found: Any = field(observation, self._pixels) if self._pixels else self.env.render()
+        (image,) = as_rgb([np.asarray(found)], self._pixels or "render()")
+        return image
+
+    def sentence(self) -> str:
+        """What is taken of observations, in words."""
+        taken = ", ".join(map(spelled, self._proprio)) or "none"
+        text = f"pixels: {self._pixels or 'what render() shows'}; proprio: {taken}"
+        if self._others:
+            text += f" (--proprio_keys can name {', '.join(self._others)})"
+        return text
+
+
+def _pixels_field(env: gym.Env[Any, Any], wanted: str) -> str:
+    """The field of the images, "" for `render`."""
+    fields = space_fields(env.observation_space)
+    found = [n for n, space in fields.items() if is_picture(space) or n == "pixels"]
+    if wanted:
+        if wanted not in found:
+            raise ValueError(f"no images in {wanted!r}: there are {', '.join(found) or 'none'}")
+        return wanted
+    if "pixels" in found or len(found) == 1:
+        return "pixels" if "pixels" in found else found[0]
+    if env.render_mode == "rgb_array":
+        return ""
+    if found:
+        raise ValueError(f"several fields hold images: choose --pixels_key {' or '.join(found)}")
+    raise ValueError(
+        "it shows no pixels: it needs render_mode='rgb_array' or an observation with images"
+    )
 
 
 class StateInInfo(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
-    """Adds ``state`` to ``info``, from the environment's task, where it is not there already.
+    """Adds ``state`` to ``info``, from the environment's task. One that is there already stays,
+    unless success is measured by an `ObservedTask`, which has states of its own.
 
     Args:
         env: has a `envs.task.Task`.
@@ -107,6 +154,7 @@ class StateInInfo(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
         self._task = find_task(env)
         if self._task is None:
             raise ValueError(f"{env} has no envs.task.Task")
+        self._keeps = self._task.settable or bool(self._task.unready)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -121,24 +169,9 @@ class StateInInfo(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
         return obs, reward, terminated, truncated, self._with_state(info)
 
     def _with_state(self, info: dict[str, Any]) -> dict[str, Any]:
-        return info if "state" in info else {**info, "state": self._task.get_state()}
-
-
-def resized(pixels: Any, size: int) -> Array:
-    """An image uint8 ``[H, W, 3]`` resized to ``[size, size, 3]``.
-
-    Raises:
-        ValueError: it is no such image.
-    """
-    pixels = np.asarray(pixels)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(f"the image is {pixels.dtype} {pixels.shape}: expected uint8 [H, W, 3]")
-    if pixels.shape[:2] == (size, size):
-        return pixels
-    from PIL import Image
-
-    # Pillow widens its filter when it shrinks an image, so thin objects stay visible.
-    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+        if self._keeps and "state" in info:
+            return info
+        return {**info, "state": self._task.get_state()}
 
 
 class GoalImage(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):

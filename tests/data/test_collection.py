@@ -66,7 +66,7 @@ def test_killed_collection_continues_to_the_same_dataset(
             time.sleep(0.01)
     kept = {path.name: path.stat().st_mtime_ns for path in out.glob("data/shard-*.hdf5")}
     assert 0 < len(kept) < 3
-    with pytest.raises(UserError, match="not complete: run its .* again"):
+    with pytest.raises(UserError, match="not complete: run the command that makes it again"):
         open_dataset(out)
     while _alive(process.pid):  # the worker must notice, or it would write into the second run
         assert time.monotonic() < deadline
@@ -130,7 +130,7 @@ def test_a_dataset_can_be_extended(recorded: Path, tmp_path: Path) -> None:
     [
         ({"seed": 4}, "its seed is 3, not 4"),
         ({"steps": 13}, "its steps is 12, not 13"),
-        ({"env_kwargs": {"radius": 5}}, "its env_kwargs is {}, not {'radius': 5}"),
+        ({"env_kwargs": {"radius": 5}}, "its env_kwargs is {.*}, not {'radius': 5}"),
     ],
 )
 def test_other_settings_need_another_folder(

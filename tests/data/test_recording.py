@@ -53,7 +53,18 @@ def test_any_env_is_recorded_faithfully(recorded: Path) -> None:
         ({"env": "dot_env:Blind-v0"}, "Blind-v0"),
         ({"env_kwargs": {"colour": "red"}}, "cannot make .*colour"),
         ({"env_kwargs": {"actions": "discrete"}}, "only Box"),
+        (
+            {"env_kwargs": {"actions": "endless"}},
+            "of an action is bounded by -inf and inf",
+        ),
+        (
+            {"env_kwargs": {"actions": "constant"}},
+            "of an action is bounded by 0.1 and 0.1",
+        ),
         ({"env_kwargs": {"render_mode": None}}, "shows no pixels"),
+        ({"env_kwargs": {"pixels_key": "image"}}, "no images in 'image'"),
+        ({"env_kwargs": {"proprio_keys": "arm"}}, "no field 'arm': there are observation"),
+        ({"policy": "dot_env:fast"}, "no policy 'dot_env:fast'"),
         ({"policy": "clever"}, "policy is 'clever'"),
         ({"episodes": 0}, "episodes is 0"),
         ({"seed": -1}, "seed is -1"),
@@ -66,6 +77,23 @@ def test_bad_settings_are_named(
     with pytest.raises(UserError, match=message):
         collect(dot(tmp_path / "dot", **changes))
     assert not (tmp_path / "dot").exists()
+
+
+def test_a_policy_of_ones_own_acts(module: Path, tmp_path: Path) -> None:
+    collect(dot(tmp_path / "dot", policy="dot_env:drift", episodes=3))
+    data = open_dataset(tmp_path / "dot")
+    for episode in range(3):
+        actions = data.actions[data.frames(episode)][:-1]
+        assert (actions == actions[0]).all() and actions.any()
+
+
+def test_what_is_taken_of_observations_is_said(
+    module: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collect(dot(tmp_path / "dot", episodes=1, env_kwargs={"radius": 4}))
+    expected = "what render() shows; proprio: none (--proprio_keys can name observation)"
+    assert expected in capsys.readouterr().err
+    assert not open_dataset(tmp_path / "dot").proprio.any()
 
 
 @pytest.mark.parametrize(

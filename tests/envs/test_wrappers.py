@@ -198,7 +198,7 @@ class Rendered(gym.Env[Any, np.ndarray]):
 
 
 def test_an_environment_that_renders_gets_pixels_and_proprio() -> None:
-    env = PixelsAndProprio(Rendered(), 32)
+    env = PixelsAndProprio(Rendered(), 32, proprio_keys="a,b")
     assert not has_pixels_and_proprio(Rendered(), 32) and has_pixels_and_proprio(env, 32)
     obs, _ = env.reset(seed=0)
     assert env.observation_space.contains(obs)

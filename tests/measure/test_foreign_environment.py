@@ -1,4 +1,5 @@
-"""Environments of other packages: a small wrapper that is a Task makes the whole chain run."""
+"""Environments of other packages: the whole chain runs as they are, and with a wrapper that is a
+Task."""
 
 from __future__ import annotations
 
@@ -76,12 +77,41 @@ gym.register("ReacherTask-v0", entry_point=make)
 '''
 
 
-@pytest.mark.slow
-def test_the_whole_chain_runs_on_gymnasiums_reacher(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def headless(monkeypatch: pytest.MonkeyPatch) -> None:
     if "MUJOCO_GL" not in os.environ:  # Gymnasium's renderer needs it where there is no display
         monkeypatch.setenv("MUJOCO_GL", "egl")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("package", "env", "view", "success"),
+    [
+        ("mujoco", "Reacher-v5", ["--proprio_keys", "observation[0:8]"], "observation[0:4]:0.2"),
+        (
+            "gym_pusht",
+            "gym_pusht:gym_pusht/PushT-v0",
+            ["--env_kwargs.obs_type", "pixels_agent_pos"],
+            "agent_pos:20",
+        ),
+        (
+            "gymnasium_robotics",
+            "gymnasium_robotics:PointMaze_UMaze-v3",
+            ["--proprio_keys", "observation"],
+            "achieved_goal:0.05",
+        ),
+    ],
+)
+def test_the_whole_chain_runs_without_a_line_of_python(
+    package: str, env: str, view: list[str], success: str, tmp_path: Path
+) -> None:
+    pytest.importorskip(package, reason="pip install '.[worlds]'")
+    result = run_pipeline(tmp_path, env, view=view, success=success)
+    assert result["random"]["episodes"] == 2 and result["ceiling"] is None
+
+
+@pytest.mark.slow
+def test_the_whole_chain_runs_on_gymnasiums_reacher(tmp_path: Path) -> None:
     (tmp_path / "reacher.py").write_text(REACHER)
     result = run_pipeline(tmp_path, "reacher:ReacherTask-v0")
     assert result["ceiling"]["episodes"] == 1 and result["random"]["episodes"] == 2

@@ -172,9 +172,8 @@ def test_one_plan_is_json_on_stdout(folder: Path, capsys: pytest.CaptureFixture[
 
 def bad(folder: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:
     """Everything that can be wrong, and a part of the expected message."""
-    gray, small, text = (tmp_path / name for name in ("gray.png", "small.png", "text.png"))
-    Image.new("L", (112, 112)).save(gray)
-    Image.new("RGB", (64, 64)).save(small)
+    clear, text = tmp_path / "clear.png", tmp_path / "text.png"
+    Image.new("RGBA", (112, 112)).save(clear)
     text.write_text("hello")
     cut = tmp_path / "cut"
     shutil.copytree(folder / "checkpoint", cut)
@@ -185,8 +184,7 @@ def bad(folder: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:
     return {
         "missing goal": (flags(folder, goal=tmp_path / "no.png"), "no image at"),
         "not an image": (flags(folder, goal=text), "not an image"),
-        "wrong channels": (flags(folder, goal=gray), "mode L (1 channel"),
-        "wrong size": (flags(folder, goal=small), "64x64 pixels"),
+        "transparent": (flags(folder, goal=clear), "transparent in places"),
         "another env": (flags(folder, env=MAZE, goal=folder / "maze.png"), "for worldmodel/PushT"),
         "goal of another env": (flags(folder, goal=folder / "maze.png"), "is a goal of"),
         "no such env": (
@@ -202,7 +200,7 @@ def bad(folder: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         "unknown key": ([*flags(folder), "--config", str(config)], "did you mean 'agent.samples'"),
         "unknown planner": (flags(folder, planner="cmes"), "unknown planner"),
         "unwritable": (flags(folder, out=text / "out"), "cannot write to"),
-        "both modes": (flags(folder, image=gray), "either --env"),
+        "both modes": (flags(folder, image=clear), "either --env"),
         "steps": (flags(folder, steps=0), "at least 1"),
     }
 

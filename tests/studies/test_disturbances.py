@@ -121,8 +121,8 @@ def test_windows_start_in_contact_and_end_within_the_episode() -> None:
     ("config", "options", "message"),
     [
         (SurpriseConfig, {"episodes": 1}, "episodes is 1: it must be at least 2"),
-        (SurpriseConfig, {"steps": 12}, "steps is 12: it must be at least 20"),
-        (DisturbancesConfig, {"steps": 12}, "steps is 12: it must be at least 20"),
+        (SurpriseConfig, {"steps": 20}, "steps is 20: it must be above 20"),
+        (DisturbancesConfig, {"steps": 20}, "steps is 20: it must be above 20"),
         (DisturbancesConfig, {"alarm": 0.0}, "alarm is 0.0"),
     ],
 )

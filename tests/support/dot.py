@@ -22,8 +22,9 @@ class Dot(gym.Env):
     def __init__(self, render_mode=None, radius=3, actions="box"):
         self.render_mode, self.radius = render_mode, radius
         self.observation_space = gym.spaces.Box(-10, 10, (2,), np.float64)
-        box = gym.spaces.Box(-0.1, 0.1, (2,), np.float32)
-        self.action_space = box if actions == "box" else gym.spaces.Discrete(3)
+        bounds = {"endless": [-np.inf, np.inf], "constant": [0.1, 0.1]}.get(actions, [-0.1, 0.1])
+        box = gym.spaces.Box(*np.float32(bounds), (2,), np.float32)
+        self.action_space = gym.spaces.Discrete(3) if actions == "discrete" else box
     def _info(self):
         return {"state": self.at.copy(), "contact": bool(abs(self.at).max() > 0.9)}
     def reset(self, seed=None, options=None):
@@ -39,6 +40,10 @@ class Dot(gym.Env):
         x, y = 32 + 20 * self.at[0], 24 + 20 * self.at[1]
         dot = (columns - x) ** 2 + (rows - y) ** 2 < self.radius**2
         return np.where(dot[..., None], [255, 80, 0], [230, 230, 240]).astype(np.uint8)
+
+def drift(env, rng):
+    step = rng.uniform(-0.1, 0.1, 2)
+    return lambda obs, info: step
 
 class Blind(Dot):
     metadata = {"render_modes": [], "render_fps": 10}
@@ -59,6 +64,7 @@ def dot(out: Path, **changes: Any) -> CollectConfig:
         "workers": 1,
         "policy": "random",
         "image_size": 32,
+        "env_kwargs": {} if "env" in changes else {"proprio_keys": "observation"},
     }
     return CollectConfig(out=out, **{**settings, **changes})
 
@@ -72,6 +78,7 @@ def command(module: Path, out: Path, *flags: str, **environment: str) -> dict[st
     root = Path(__file__).parents[2]
     arguments = ["--env", "dot_env:Dot-v0", "--out", str(out), "--episodes", "45", "--steps", "12"]
     arguments += ["--seed", "3", "--policy", "random", "--image_size", "32", "--workers", "2"]
+    arguments += ["--proprio_keys", "observation"]
     return {
         "args": [sys.executable, "-m", "worldmodel.collect", *arguments, *flags],
         "cwd": root,

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,27 @@ def command(folder: Path, name: str, *arguments: Any, timeout: float = 120) -> s
     return done.stdout
 
 
-def run_pipeline(folder: Path, env_id: str, *, frameskip: int = 2) -> dict[str, Any]:
-    """Collect, train, make a goal, plan and evaluate in `folder`; the evaluation."""
-    env = ("--env", env_id)
-    collect = (*env, "--episodes", 12, "--steps", 12, "--workers", 1, "--hold", "zero")
+def run_pipeline(
+    folder: Path, env_id: str, *, frameskip: int = 2, view: Sequence[str] = (), success: str = ""
+) -> dict[str, Any]:
+    """Collect, train, make a goal, plan and evaluate in `folder`; the evaluation.
+
+    Args:
+        folder: of modules, and for everything that is written.
+        env_id: environment.
+        frameskip: of the model.
+        view: flags of collect that say how the environment is seen.
+        success: what counts as one, where the environment has no task.
+    """
+    env: tuple[str, ...] = ("--env", env_id)
+    collect = (*env, *view, "--episodes", 12, "--steps", 12, "--workers", 1, "--hold", "zero")
     command(folder, "collect", *collect, "--image_size", 112, "--out", "data")
     train = ("--data", "data", "--encoder", "random-112", "--steps", 20, "--batch", 8)
     train += ("--held_out", 0.2, "--model.frameskip", frameskip, "--out", "run")
     command(folder, "train", *train, *TINY)
     model = ("--checkpoint", "run/checkpoint")
-    command(folder, "goal", *env, "--seed", 3, "--goal_offset", 6, "--out", "goal.png")
+    env += ("--success", success) if success else ()
+    command(folder, "goal", *env, *view, "--seed", 3, "--goal_offset", 6, "--out", "goal.png")
     plan = (*env, *model, "--goal", "goal.png", "--steps", 4, "--out", "plan")
     command(folder, "plan", *plan, *SEARCH)
     evaluate = (*env, *model, "--episodes", 2, "--budget_steps", 4, "--goal_offset", 6)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -39,6 +40,8 @@ def collect(config: CollectConfig) -> dict[str, Any]:
         UserError: an unusable setting, environment or folder, or a full disk.
     """
     recorder = Recorder(config)
+    if seen := recorder.sentence():
+        print(seen, file=sys.stderr)
     recorder.record(0)  # so that an unusable environment shows here, in one process
     hold = recorder.hold()
     folder = MinariFolder(config.out, config.identity(), config.episodes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.observation_fields import Part, parse_parts, robots_own, spelled
 from worldmodel.cli import Progress, progress
 from worldmodel.data.image_fit import ImageFit
 from worldmodel.data.minari_folder import MinariFolder
@@ -25,10 +25,6 @@ FORMAT = 1  # raised when old and new conversions must not be mixed in one folde
 SHARD_FRAMES = 4000  # about as many in one file, so that memory stays flat
 ACTIONS = ("action", "actions", "rel_actions", "abs_actions")
 STATES = ("state", "states", "infos.state", "observation.environment_state", "environment_state")
-# What is plainly the robot's own. The whole observation may hold the goal and the truth.
-ROBOT = re.compile(r"observation\.state|(.*[._/])?(proprio\w*|agent_pos|robot\d*_\w+|qpos|qvel)")
-TRUTH = re.compile(r"infos\.|.*(goal|desired|object)")
-PART = re.compile(r"(?P<name>.+?)(\[(?P<start>\d+)(:(?P<stop>\d+))?\])?")
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ class Fields:
     camera: str
     action: str
     state: str
-    proprio: tuple[tuple[str, slice], ...]
+    proprio: tuple[Part, ...]
 
     @classmethod
     def choose(cls, config: ConvertConfig, source: Source) -> Fields:
@@ -101,20 +97,20 @@ class Fields:
         state = config.state or next((name for name in STATES if name in found), "none")
         if not action:
             raise UserError(f"{where} has no actions: name them with --action {'|'.join(found)}")
-        if config.proprio:
-            names = [] if config.proprio == "none" else config.proprio.split(",")
-        else:
-            names = [n for n in found if ROBOT.fullmatch(n) and not TRUTH.match(n)]
         for name in (action, *([] if state == "none" else [state])):
             if name not in found:
                 raise UserError(f"{where} has no field {name!r}: there are {', '.join(found)}")
-        proprio = tuple(_part(name.strip(), found, where) for name in names)
+        widths = {name: column.shape[1] for name, column in found.items()}
+        try:
+            proprio = parse_parts(config.proprio or ",".join(robots_own(found)), widths)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
         return cls(camera, action, "" if state == "none" else state, proprio)
 
     def sentence(self) -> str:
         """What is taken, in words."""
         parts = [f"camera {self.camera}", f"actions {self.action}"]
-        taken = ", ".join(_spelled(name, part) for name, part in self.proprio)
+        taken = ", ".join(map(spelled, self.proprio))
         parts.append(f"proprio {taken}" if taken else "no proprio (--proprio names fields)")
         return ", ".join([*parts, f"state {self.state}" if self.state else "no state"])
 
@@ -134,24 +130,6 @@ class Fields:
             "proprio_names": proprio,
             "state_names": named(self.state) if self.state else [],
         }
-
-
-def _part(text: str, found: dict[str, Array], where: str) -> tuple[str, slice]:
-    """A field, and which of its numbers, of "state", "state[2]" or "state[0:2]"."""
-    match = PART.fullmatch(text)
-    name = match["name"] if match else text
-    if match is None or name not in found:
-        raise UserError(f"{where} has no field {name!r}: there are {', '.join(found)}")
-    width = found[name].shape[1]
-    start = int(match["start"] or 0)
-    stop = int(match["stop"] or (start + 1 if match["start"] else width))
-    if not start < stop <= width:
-        raise UserError(f"{where}: {name} has {width} numbers, and {text} asks for others")
-    return name, slice(start, stop)
-
-
-def _spelled(name: str, part: slice) -> str:
-    return f"{name}[{part.start}:{part.stop}]"
 
 
 def convert(config: ConvertConfig) -> dict[str, Any]:
@@ -178,7 +156,7 @@ def convert(config: ConvertConfig) -> dict[str, Any]:
         "camera": fields.camera,
         "action": fields.action,
         "state_field": fields.state,
-        "proprio": [_spelled(*each) for each in fields.proprio],
+        "proprio": list(map(spelled, fields.proprio)),
         "image_size": config.image_size,
         "fit": config.fit,
         "env": config.env,

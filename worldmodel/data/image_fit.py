@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.wrappers import resized
+from envs import pictures
+from envs.pictures import resized
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,33 +73,8 @@ def _square(image: Array, side: int) -> Array:
 
 
 def as_rgb(images: Iterable[Array], where: str) -> Iterator[Array]:
-    """Images as uint8 ``[H, W, 3]``: grey ones, those with alpha or with channels first, and floats
-    from 0 to 1 or from 0 to 255, are converted.
-
-    Args:
-        images: of one episode. The first decides whether floats reach 1 or 255.
-        where: file and episode, for messages.
-
-    Raises:
-        UserError: it cannot be told what an image is.
-    """
-    scale = 0.0  # unknown as long as images are black
-    for step, image in enumerate(images):
-        if image.ndim == 2:
-            image = image[..., None]
-        if image.ndim == 3 and image.shape[2] not in (1, 3, 4) and image.shape[0] in (1, 3, 4):
-            image = np.moveaxis(image, 0, 2)
-        if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
-            raise UserError(f"{where}, step {step}: an image of shape {image.shape}")
-        image = image[..., :3]
-        if image.dtype != np.uint8:
-            low, high = float(image.min()), float(image.max())
-            if not scale and high > 0:
-                scale = 1.0 if high > 1 else 255.0
-            if not (np.isfinite([low, high]).all() and low >= 0 and high * scale <= 255):
-                raise UserError(
-                    f"{where}, step {step}: pixels from {low:g} to {high:g}; they must be "
-                    "0 to 255, or 0 to 1 in the whole episode"
-                )
-            image = np.round(image.astype(np.float32) * scale).astype(np.uint8)
-        yield np.repeat(image, 3, 2) if image.shape[2] == 1 else image
+    """`envs.pictures.as_rgb`, whose errors are the user's."""
+    try:
+        yield from pictures.as_rgb(images, where)
+    except ValueError as error:
+        raise UserError(str(error)) from None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from worldmodel.data.environments import create_env
+from worldmodel.data.environments import VIEW_FLAGS, create_env
 from worldmodel.errors import UserError
 
 Array = NDArray[Any]
@@ -20,6 +20,8 @@ FORMAT = 1  # raised when old and new recordings must not be mixed in one folder
 @dataclass(frozen=True)
 class CollectConfig:
     """What to collect."""
+
+    SHORT: ClassVar = VIEW_FLAGS
 
     env: str
     """Gymnasium id, such as worldmodel/PushT-v0 or my_package:MyEnv-v0 (imports my_package)."""
@@ -34,7 +36,8 @@ class CollectConfig:
     workers: int = 2
     """Processes. Changes the speed, not the data."""
     policy: str = "explore"
-    """Exploration policy: explore, random, or another one of the environment's task."""
+    """Exploration policy: explore, random, another one of the environment's task, or
+    my_module:make, a function make(env, rng) that returns a policy(obs, info) -> action."""
     image_size: int = 112
     """Height and width of the recorded images, pixels."""
     hold: str = ""
@@ -42,7 +45,8 @@ class CollectConfig:
     absolute position targets); or its numbers, such as 0,0.1. Default: what the environment's
     task says."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the environment, such as --env_kwargs.layout U."""
+    """Arguments of the environment, such as --env_kwargs.layout U. --pixels_key and --proprio_keys
+    name the fields of its observation that are the image, and what the robot measures of itself."""
 
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("steps", 1), ("workers", 1), ("seed", 0)):
@@ -69,6 +73,13 @@ class Recorder:
         self.env = create_env(config.env, config.env_kwargs, config.image_size, config.steps)
         if not isinstance(self.env.action_space, gym.spaces.Box):
             raise UserError(f"{config.env} has actions {self.env.action_space}: only Box will do")
+        for i, (low, high) in enumerate(zip(*map(np.ravel, self._bounds()), strict=True)):
+            if not -np.inf < low < high < np.inf:
+                raise UserError(
+                    f"{config.env}: number {i} of an action is bounded by {low:g} and {high:g}; "
+                    "planners need finite bounds that differ: register the environment with such, "
+                    "or wrapped in gymnasium.wrappers.TransformAction"
+                )
 
     def record(self, index: int) -> dict[str, Array]:
         """Episode `index`: arrays with T or T + 1 rows, by their name in the file."""
@@ -115,6 +126,17 @@ class Recorder:
         proprio: Any = self.env.observation_space["proprio"]  # type: ignore[index]
         assert isinstance(self.env.action_space, gym.spaces.Box)
         return int(proprio.shape[0]), self.env.action_space
+
+    def sentence(self) -> str:
+        """What is taken of observations, "" where they are recorded as they are."""
+        from envs.wrappers import PixelsAndProprio
+
+        layer: Any = self.env
+        while isinstance(layer, gym.Wrapper):
+            if isinstance(layer, PixelsAndProprio):
+                return layer.sentence()
+            layer = layer.env
+        return ""
 
     def names(self, kind: str) -> list[str]:
         """Names of the numbers of a state, an action or proprioception: "state_names", ...; empty

@@ -31,8 +31,9 @@ from worldmodel.cli.device import pick_device
 from worldmodel.control.config import AgentConfig, PlannerConfig
 from worldmodel.control.guardrails import Rule, parse_rules, permitted
 from worldmodel.control.hold import task_hold
+from worldmodel.data.environments import VIEW_FLAGS
 from worldmodel.errors import UserError
-from worldmodel.measure.environments import check_fits
+from worldmodel.measure.environments import check_fits, chosen_kwargs
 from worldmodel.measure.guardrail_metrics import prediction_gaps
 from worldmodel.measure.rollouts import RolloutLog, env_copies, run_agent
 from worldmodel.measure.statistics import rate_interval
@@ -46,7 +47,7 @@ Array = NDArray[Any]
 class CalibrateConfig:
     """What to calibrate. Planner and agent must have the settings of later use."""
 
-    SHORT: ClassVar = {"planner": "planner.name"}
+    SHORT: ClassVar = {"planner": "planner.name", **VIEW_FLAGS}
 
     env: str
     """Gymnasium id, such as worldmodel/PushT-v0."""
@@ -134,7 +135,7 @@ def calibrate(config: CalibrateConfig) -> dict[str, Any]:
         settings = dataclasses.replace(config.agent, guardrails=(rule,))
         return Agent(*parts, config.planner.make(), settings, task_hold(env))
 
-    env_kwargs = config.env_kwargs or info.env_kwargs
+    env_kwargs = chosen_kwargs(config.env_kwargs, info.env_kwargs)
     count = min(config.batch, config.episodes)
     found: dict[str, Any] = {}
     with env_copies(config.env, env_kwargs, info.image_size, count) as envs:

@@ -32,12 +32,16 @@ from worldmodel.measure.tasks import GoalTask, begin, render
 Array = NDArray[Any]
 
 
+FEW = 20  # tasks
+
+
 @dataclass(frozen=True)
 class CeilingConfig:
     """Planning on the true simulator."""
 
-    episodes: int = 20
-    """Tasks planned on the simulator, which is slow; 0 for none."""
+    episodes: int | None = None
+    """Tasks planned on the simulator, which is slow; default: 20, or all if there are fewer; 0 for
+    none."""
     samples: int = 64
     """Candidates per iteration."""
     iterations: int = 4
@@ -48,10 +52,9 @@ class CeilingConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("episodes", 0), ("samples", 1), ("iterations", 1)):
-            if getattr(self, name) < least:
-                raise UserError(
-                    f"ceiling.{name} is {getattr(self, name)}: it must be at least {least}"
-                )
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"ceiling.{name} is {value}: it must be at least {least}")
 
 
 class SimulatorPlanner:

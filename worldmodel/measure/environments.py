@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from envs.task import Task, task_of
-from worldmodel.data.environments import create_env
+from worldmodel.data.environments import VIEW, create_env
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,19 +18,37 @@ if TYPE_CHECKING:
 
 
 def make_env(
-    env_id: str, env_kwargs: Mapping[str, Any], image_size: int = 112, max_steps: int = 10**6
+    env_id: str,
+    env_kwargs: Mapping[str, Any],
+    image_size: int = 112,
+    max_steps: int = 10**6,
+    judged: bool = True,
 ) -> gym.Env[Any, Any]:
     """An environment with a `envs.task.Task`; the arguments are those of `create_env`.
 
+    Args:
+        env_id, env_kwargs, image_size, max_steps: as of `create_env`.
+        judged: whether goals are sampled or success is measured.
+
     Raises:
-        UserError: no such environment, wrong arguments, or no task.
+        UserError: no such environment, wrong arguments, or the task lacks something.
     """
     env = create_env(env_id, env_kwargs, image_size, max_steps)
     try:
-        task_of(env)
+        task = task_of(env)
     except ValueError as error:
         raise UserError(str(error)) from None
+    if judged and task.unready:
+        raise UserError(f"{env_id}: {task.unready}")
     return env
+
+
+def chosen_kwargs(given: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an environment: those that are given, else those stored with a checkpoint or a
+    goal. How it is seen (see `VIEW`) is taken from both."""
+    if set(given) <= set(VIEW):
+        return {**stored, **given}
+    return {**{name: stored[name] for name in VIEW if name in stored}, **given}
 
 
 def same_env(one: str, other: str) -> bool:

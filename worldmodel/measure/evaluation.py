@@ -21,21 +21,23 @@ import torch
 from numpy.typing import NDArray
 
 import planners
-from envs.task import task_of
+from envs.task import Task, task_of
 from planners import Budget
 from worldmodel.agent import Agent
 from worldmodel.cli.device import pick_device
 from worldmodel.control.config import AgentConfig, PlannerConfig
 from worldmodel.control.guardrails import Rule, parse_rules, permitted
 from worldmodel.control.hold import task_hold
+from worldmodel.data.environments import VIEW_FLAGS
 from worldmodel.errors import UserError
 from worldmodel.measure.ceiling import (
+    FEW,
     CeilingConfig,
     SimulatorPlanner,
     rank_correlation,
     run_ceiling,
 )
-from worldmodel.measure.environments import check_fits
+from worldmodel.measure.environments import check_fits, chosen_kwargs
 from worldmodel.measure.evaluation_table import default_label
 from worldmodel.measure.gallery import agent_view, save_failures
 from worldmodel.measure.guardrail_metrics import margin_coverage, violation_metrics
@@ -53,7 +55,7 @@ Array = NDArray[Any]
 class EvaluateConfig:
     """What to evaluate, and how."""
 
-    SHORT: ClassVar = {"planner": "planner.name", "guardrail": "agent.guardrails"}
+    SHORT: ClassVar = {"planner": "planner.name", "guardrail": "agent.guardrails", **VIEW_FLAGS}
 
     env: str
     """Gymnasium id, such as worldmodel/PushT-v0."""
@@ -118,7 +120,7 @@ class EvaluateConfig:
                 f"{self.episodes} episodes cannot be shared by {self.seeds} seeds: use a multiple"
             )
         few = {"random_episodes": self.random_episodes or 0}
-        few["ceiling.episodes"] = self.ceiling.episodes
+        few["ceiling.episodes"] = self.ceiling.episodes or 0
         for name, count in few.items():
             if not 0 <= count <= self.episodes:
                 raise UserError(f"{name} is {count}: it must be 0 to {self.episodes} (episodes)")
@@ -152,10 +154,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     device = pick_device(config.device)
     model, encoder, info = load_checkpoint(checkpoint)
     parts = model.to(device), encoder.to(device), info
-    env_kwargs = config.env_kwargs or info.env_kwargs
+    env_kwargs = chosen_kwargs(config.env_kwargs, info.env_kwargs)
     count = min(config.batch, config.episodes)
     with env_copies(config.env, env_kwargs, info.image_size, count) as envs:
         check_fits(envs[0], info)
+        config = _checked(config, envs[0])
         planner, hold = config.planner.make(), task_hold(envs[0])
         agent = Agent(*parts, planner, config.agent, hold)
         rules = [r for r in (*agent.rules, *parse_rules(config.judged)) if r.decided_by_states]
@@ -199,6 +202,22 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------- episodes
+def _checked(config: EvaluateConfig, env: gym.Env[Any, Any]) -> EvaluateConfig:
+    """The config, without a ceiling where the simulator's state cannot be set.
+
+    Raises:
+        UserError: before the work, what would fail after it.
+    """
+    task = task_of(env)
+    if not task.settable:
+        if config.failures is not None:
+            raise UserError("--failures draws states, and those of this environment cannot be set")
+        return dataclasses.replace(config, ceiling=CeilingConfig(episodes=0))
+    if config.ceiling.episodes != 0 and type(task).distance is Task.distance:
+        raise UserError(f"{config.env} has no distance(): use --ceiling.episodes 0")
+    return config
+
+
 def _check_variation(env: gym.Env[Any, Any], variations: tuple[str, ...]) -> None:
     """Raise UserError, before the work, where the environment has no such variation."""
     try:
@@ -392,9 +411,9 @@ def _add_ceiling(
     tasks: list[GoalTask],
 ) -> None:
     """Add the success of planning on the simulator, and how well the model ranks plans."""
-    if not config.ceiling.episodes:
+    if config.ceiling.episodes == 0:
         return
-    tasks = tasks[: config.ceiling.episodes]
+    tasks = tasks[: config.ceiling.episodes or FEW]
     # A simulator has no gradient: CEM stands in for the gradient planner.
     name = "cem" if config.planner.name == "gradient" else config.planner.name
     planner = planners.make(name)

@@ -6,7 +6,7 @@ import io
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from worldmodel.cli import atomic_write_bytes, atomic_write_json
+from worldmodel.data.environments import VIEW_FLAGS
 from worldmodel.data.images import load_image
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import make_env
@@ -26,6 +27,8 @@ NOT_SAVED = ("image_size", "render_mode", "max_episode_steps")
 @dataclass(frozen=True)
 class GoalConfig:
     """Which goal image to make."""
+
+    SHORT: ClassVar = VIEW_FLAGS
 
     env: str
     """Gymnasium id, such as worldmodel/PushT-v0."""
@@ -50,6 +53,7 @@ class GoalFile:
     env_kwargs: dict[str, Any]
     start_state: list[float]
     goal_state: list[float]
+    env_seed: int | None = None  #: of the episode that both come from
 
 
 def make_goal(config: GoalConfig) -> None:
@@ -87,6 +91,7 @@ def save_goal(task: GoalTask, env: gym.Env[Any, Any], path: str | Path) -> None:
             "env_kwargs": kwargs,
             "start_state": task.start_state.tolist(),
             "goal_state": task.goal_state.tolist(),
+            "env_seed": task.env_seed,
         },
     )
 

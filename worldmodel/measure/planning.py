@@ -19,9 +19,10 @@ from worldmodel.cli.device import pick_device
 from worldmodel.control.config import AgentConfig, PlannerConfig
 from worldmodel.control.guardrails import parse_rules
 from worldmodel.control.hold import task_hold
+from worldmodel.data.environments import VIEW_FLAGS
 from worldmodel.data.images import load_image
 from worldmodel.errors import UserError
-from worldmodel.measure.environments import check_fits, make_env, same_env
+from worldmodel.measure.environments import check_fits, chosen_kwargs, make_env, same_env
 from worldmodel.measure.episode import EpisodeLog, finite, run_episode
 from worldmodel.measure.episode_pictures import draw_costs, episode_film, explanation_pictures
 from worldmodel.measure.explanation import RecordingPlanner
@@ -38,7 +39,7 @@ Array = NDArray[Any]
 class PlanConfig:
     """What to plan, and how."""
 
-    SHORT: ClassVar = {"planner": "planner.name", "guardrail": "agent.guardrails"}
+    SHORT: ClassVar = {"planner": "planner.name", "guardrail": "agent.guardrails", **VIEW_FLAGS}
 
     goal: Path
     """Goal image: PNG, RGB, of the camera's size. A .json beside it may hold states."""
@@ -165,8 +166,9 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
     goal, goal_file = load_goal(config.goal, info.image_size, info.fit)
     if goal_file is not None and not same_env(goal_file.env, config.env):
         raise UserError(f"{config.goal} is a goal of {goal_file.env}, not of {config.env}")
-    env_kwargs = config.env_kwargs or (goal_file.env_kwargs if goal_file else info.env_kwargs)
-    env = make_env(config.env, env_kwargs, info.image_size)
+    stored = {**info.env_kwargs, **goal_file.env_kwargs} if goal_file else info.env_kwargs
+    env_kwargs = chosen_kwargs(config.env_kwargs, stored)
+    env = make_env(config.env, env_kwargs, info.image_size, judged=goal_file is not None)
     try:
         check_fits(env, info)
         parts = model.to(device), encoder.to(device), info
@@ -204,7 +206,8 @@ def _start(
         # The goal's state is for measuring success; the environment needs it to show success.
         goal_state = np.asarray(goal_file.goal_state, np.float64)
         options = {"state": goal_file.start_state, "goal_state": goal_state}
-        return env.reset(seed=config.seed, options=options), goal_state
+        seed = config.seed if goal_file.env_seed is None else goal_file.env_seed
+        return env.reset(seed=seed, options=options), goal_state
     except (ValueError, TypeError) as error:
         raise UserError(
             f"{config.goal.with_suffix('.json')} does not fit {config.env}: {error}"

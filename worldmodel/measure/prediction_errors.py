@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -26,8 +26,9 @@ from worldmodel.cli import progress
 from worldmodel.cli.device import pick_device
 from worldmodel.control.config import AgentConfig
 from worldmodel.control.surprise import ERROR_NAMES, UsualErrors
+from worldmodel.data.environments import VIEW_FLAGS
 from worldmodel.errors import UserError
-from worldmodel.measure.environments import check_fits, make_env
+from worldmodel.measure.environments import check_fits, chosen_kwargs, make_env
 from worldmodel.measure.tasks import HELD_OUT
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint, write_finding
 
@@ -40,6 +41,8 @@ SEEDS = 10_000  # episodes that one seed may take
 @dataclass(frozen=True)
 class SurpriseConfig:
     """Which episodes to measure."""
+
+    SHORT: ClassVar = VIEW_FLAGS
 
     env: str
     """Gymnasium id, such as worldmodel/PushT-v0."""
@@ -63,8 +66,8 @@ class SurpriseConfig:
     def __post_init__(self) -> None:
         if self.episodes < 2:
             raise UserError(f"episodes is {self.episodes}: it must be at least 2")
-        if self.steps < FIRST + WINDOW:
-            raise UserError(f"steps is {self.steps}: it must be at least {FIRST + WINDOW}")
+        if self.steps <= FIRST + WINDOW:
+            raise UserError(f"steps is {self.steps}: it must be above {FIRST + WINDOW}")
 
 
 class WatchedEpisode(NamedTuple):
@@ -93,7 +96,8 @@ class Watcher:
             UserError: they do not fit.
         """
         model, encoder, self.info = load_checkpoint(checkpoint, pick_device(device))
-        self.env = make_env(env_id, env_kwargs or self.info.env_kwargs, self.info.image_size)
+        kwargs = chosen_kwargs(env_kwargs, self.info.env_kwargs)
+        self.env = make_env(env_id, kwargs, self.info.image_size, judged=False)
         check_fits(self.env, self.info)
         self.task = task_of(self.env)
         # Any quantiles turn the monitor on; only the errors are read.

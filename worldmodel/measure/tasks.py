@@ -9,8 +9,8 @@ from typing import Any
 import gymnasium as gym
 from numpy.typing import NDArray
 
+from envs.pictures import resized
 from envs.task import task_of
-from envs.wrappers import resized
 from worldmodel.errors import UserError
 
 Array = NDArray[Any]

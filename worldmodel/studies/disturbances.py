@@ -66,8 +66,8 @@ class DisturbancesConfig:
     def __post_init__(self) -> None:
         if self.episodes < 2:
             raise UserError(f"episodes is {self.episodes}: it must be at least 2")
-        if self.steps < FIRST + WINDOW:
-            raise UserError(f"steps is {self.steps}: it must be at least {FIRST + WINDOW}")
+        if self.steps <= FIRST + WINDOW:
+            raise UserError(f"steps is {self.steps}: it must be above {FIRST + WINDOW}")
         if not 0 < self.alarm < 1:
             raise UserError(f"alarm is {self.alarm}: it must lie between 0 and 1")
 

@@ -31,7 +31,7 @@ from worldmodel.control.guardrails import parse_rules, permitted
 from worldmodel.control.hold import Declared, task_hold
 from worldmodel.encoders.encoder import Encoder
 from worldmodel.errors import UserError
-from worldmodel.measure.environments import check_fits
+from worldmodel.measure.environments import check_fits, chosen_kwargs
 from worldmodel.measure.film import ALARM, WARNING, as_png
 from worldmodel.measure.guardrail_metrics import violation_metrics
 from worldmodel.measure.outcomes import measure_outcomes
@@ -149,7 +149,7 @@ def frontier(config: FrontierConfig) -> dict[str, Any]:
     parts = load_checkpoint(checkpoint, device)
     info = parts[2]
     count = min(config.batch, config.episodes)
-    kwargs = config.env_kwargs or info.env_kwargs
+    kwargs = chosen_kwargs(config.env_kwargs, info.env_kwargs)
     with env_copies(config.env, kwargs, info.image_size, count) as envs:
         check_fits(envs[0], info)
         agents = make_agents(config, parts, task_hold(envs[0]))
