@@ -1,0 +1,81 @@
+"""What a checkpoint is, in twenty lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from worldmodel.models.checkpoint import CheckpointInfo
+from worldmodel.models.findings import FILES, find_checkpoint, read_findings
+
+POOR = 0.9  # share of a number of proprio that should be readable off one image, for a position
+BLURRED = 0.5  # error one step ahead, as a share of that of the prediction that nothing changes
+
+
+def summary(name_or_path: str | Path, info: CheckpointInfo) -> str:
+    """What a model is, what it was trained on, what it reads and how well it predicts."""
+    model, spec = info.model, info.spec
+    kwargs = "".join(f", {key} {value}" for key, value in info.env_kwargs.items())
+    training = [f"{key} {v}" for key, v in info.training.items() if not isinstance(v, dict)]
+    hold = "not declared" if info.hold is None else info.hold
+    found = read_findings(name_or_path)
+    folder = find_checkpoint(name_or_path)
+    rows = {
+        "checkpoint": str(folder),
+        "environment": (info.env_id or "not recorded") + kwargs,
+        "images": f"{info.image_size} x {info.image_size} pixels; others: {info.fit}",
+        "encoder": f"{info.encoder}, frozen, {spec.num_tokens} tokens of {spec.token_dim}",
+        "latents": f"{model.tokens} x {model.dim}, {model.representation}",
+        "predictor": f"{model.predictor}, depth {model.depth}, width {model.width}, context "
+        f"{model.context} frames, {model.frameskip} actions a step",
+        "planning": f"{info.horizon} steps, {info.samples} candidates, "
+        f"{info.iterations} iterations",
+        "hold action": str(hold),
+        "training": "; ".join(training) or "not recorded",
+        "held out": _held_out(folder),
+    }
+    lines = [f"{name:<12} {text}" for name, text in rows.items()]
+    lines += _numbers("action", info.action_names, spec.action_low, spec.action_high)
+    lines += _proprio(info)
+    have = [name for name in FILES if found.get(name)]
+    lack = [name for name in FILES if name not in have]
+    lines.append(f"{'finished':<12} {', '.join(have) or 'nothing'}; without {', '.join(lack)}")
+    for name, result in found.get("evaluation", {}).items():
+        rate = result.get("success_any")
+        if rate:
+            low, high = 100 * rate["low"], 100 * rate["high"]
+            text = f"{100 * rate['rate']:.1f} % ({low:.1f} to {high:.1f})"
+            lines.append(f"{'success':<12} {text} of {result['episodes']} episodes, {name}")
+    return "\n".join(lines)
+
+
+def _held_out(folder: Path) -> str:
+    """The errors of the last validation, from the run that the checkpoint lies in."""
+    try:
+        lines = (folder.parent / "metrics.jsonl").read_text().splitlines()
+        found = [json.loads(line) for line in lines if '"val_error"' in line][-1]
+        error, copied = found["val_error"], found["val_copy"]
+    except (OSError, ValueError, KeyError, IndexError):
+        return "not recorded beside the checkpoint"
+    text = f"error {error[0]:.3f} of spread one step ahead (no change: {copied[0]:.3f}), "
+    text += f"{error[-1]:.3f} at {len(error)} steps ({copied[-1]:.3f})"
+    if error[0] > BLURRED * copied[0]:
+        text += "; POOR: hardly better than no change, so more data or training is needed"
+    return text
+
+
+def _numbers(
+    what: str, names: tuple[str, ...], low: tuple[float, ...], high: tuple[float, ...]
+) -> list[str]:
+    labels = names or tuple(map(str, range(len(low))))
+    parts = (f"{n} {a:g} to {b:g}" for n, a, b in zip(labels, low, high, strict=True))
+    return [f"{what:<12} {', '.join(parts)}"]
+
+
+def _proprio(info: CheckpointInfo) -> list[str]:
+    names = info.proprio_names or tuple(map(str, range(len(info.readable))))
+    parts = [f"{n} {share:.2f}" for n, share in zip(names, info.readable, strict=True)]
+    line = f"{'proprio':<12} read off one image: {', '.join(parts)}"
+    if not any(share >= POOR for share in info.readable):
+        line += "; POOR: the goal image tells little of where the robot should be"
+    return [line]
