@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from worldmodel.cli import parse_config, run
 from worldmodel.models.checkpoint import load_info
-from worldmodel.models.summary import summary
+from worldmodel.models.summary import checkpoint_summary
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class InspectConfig:
 def main(argv: list[str] | None = None) -> None:
     """Command line."""
     config = parse_config(InspectConfig, argv, "worldmodel.inspect", "Print what a model is.")
-    print(summary(config.checkpoint, load_info(config.checkpoint)))
+    print(checkpoint_summary(config.checkpoint, load_info(config.checkpoint)))
 
 
 if __name__ == "__main__":

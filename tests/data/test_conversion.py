@@ -17,7 +17,7 @@ from recordings import EPISODES, LENGTHS, WRITERS, lerobot_2, lerobot_3, write_v
 from worldmodel.convert import main
 from worldmodel.data.conversion import ConvertConfig, convert
 from worldmodel.data.dataset import open_dataset
-from worldmodel.data.image_fit import MODES, ImageFit, as_rgb
+from worldmodel.data.image_fit import MODES, ImageFit, checked_images
 from worldmodel.data.video import read_video
 from worldmodel.errors import UserError
 
@@ -306,15 +306,15 @@ def test_a_video_frame_looks_like_the_same_image(tmp_path: Path) -> None:
 )
 def test_types_of_images(convert_image) -> None:  # type: ignore[no-untyped-def]
     image = EPISODES[0].pixels[2]
-    (found,) = as_rgb([convert_image(image)], "here")
+    (found,) = checked_images([convert_image(image)], "here")
     assert found.dtype == np.uint8 and (found == image).all()
 
 
 def test_grey_images_and_what_is_no_image() -> None:
     grey = EPISODES[0].pixels[2][..., 0]
-    (found,) = as_rgb([grey], "here")
+    (found,) = checked_images([grey], "here")
     assert (found == grey[..., None]).all() and found.shape == (96, 96, 3)
     with pytest.raises(UserError, match=r"here, step 0: an image of shape \(5, 5, 9\)"):
-        list(as_rgb([np.zeros((5, 5, 9))], "here"))
+        list(checked_images([np.zeros((5, 5, 9))], "here"))
     with pytest.raises(UserError, match="here, step 1: pixels from 0 to 200"):
-        list(as_rgb([np.full((9, 9, 3), 0.5), np.full((9, 9, 3), [0.0, 1, 200])], "here"))
+        list(checked_images([np.full((9, 9, 3), 0.5), np.full((9, 9, 3), [0.0, 1, 200])], "here"))

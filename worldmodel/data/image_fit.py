@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs import pictures
-from envs.pictures import resized
+from envs.pictures import as_rgb, resized
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,9 +71,9 @@ def _square(image: Array, side: int) -> Array:
     return square
 
 
-def as_rgb(images: Iterable[Array], where: str) -> Iterator[Array]:
+def checked_images(images: Iterable[Array], where: str) -> Iterator[Array]:
     """`envs.pictures.as_rgb`, whose errors are the user's."""
     try:
-        yield from pictures.as_rgb(images, where)
+        yield from as_rgb(images, where)
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -129,14 +129,9 @@ class Recorder:
 
     def sentence(self) -> str:
         """What is taken of observations, "" where they are recorded as they are."""
-        from envs.wrappers import PixelsAndProprio
-
-        layer: Any = self.env
-        while isinstance(layer, gym.Wrapper):
-            if isinstance(layer, PixelsAndProprio):
-                return layer.sentence()
-            layer = layer.env
-        return ""
+        if not self.env.has_wrapper_attr("sentence"):
+            return ""
+        return str(self.env.get_wrapper_attr("sentence")())
 
     def names(self, kind: str) -> list[str]:
         """Names of the numbers of a state, an action or proprioception: "state_names", ...; empty

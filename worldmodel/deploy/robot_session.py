@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.agent import Agent
-from worldmodel.data.image_fit import ImageFit, as_rgb
+from worldmodel.data.image_fit import ImageFit, checked_images
 from worldmodel.errors import UserError
 
 Array = NDArray[Any]
@@ -127,5 +127,5 @@ class RobotSession:
     def _image(self, image: Any, name: str) -> Array:
         if not isinstance(image, np.ndarray):
             raise UserError(f"{name} is a {type(image).__name__}: it must be an array [H, W, 3]")
-        (pixels,) = as_rgb([image], name)
+        (pixels,) = checked_images([image], name)
         return self.fit.image(pixels)

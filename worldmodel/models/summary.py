@@ -12,7 +12,7 @@ POOR = 0.9  # share of a number of proprio that should be readable off one image
 BLURRED = 0.5  # error one step ahead, as a share of that of the prediction that nothing changes
 
 
-def summary(name_or_path: str | Path, info: CheckpointInfo) -> str:
+def checkpoint_summary(name_or_path: str | Path, info: CheckpointInfo) -> str:
     """What a model is, what it was trained on, what it reads and how well it predicts."""
     model, spec = info.model, info.spec
     kwargs = "".join(f", {key} {value}" for key, value in info.env_kwargs.items())

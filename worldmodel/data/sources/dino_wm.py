@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldmodel.data.image_fit import ImageFit, as_rgb
+from worldmodel.data.image_fit import ImageFit, checked_images
 from worldmodel.data.sources.source import folder_files
 from worldmodel.data.video import read_video
 from worldmodel.errors import UserError
@@ -85,7 +85,7 @@ class DinoWM:
         file, length = self.images[episode], int(self.lengths[episode])
         if file.suffix == ".mp4":
             return read_video(file, fit, 0.0, length)
-        return map(fit.image, as_rgb(_load(file)[:length], str(file)))
+        return map(fit.image, checked_images(_load(file)[:length], str(file)))
 
 
 def _load(path: Path) -> Array:

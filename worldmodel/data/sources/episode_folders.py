@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from worldmodel.data.image_fit import ImageFit, as_rgb
+from worldmodel.data.image_fit import ImageFit, checked_images
 from worldmodel.data.sources.source import folder_files, numbers
 from worldmodel.data.video import read_video
 from worldmodel.errors import UserError
@@ -73,7 +73,7 @@ class EpisodeFolders:
         folder = self.episodes[episode]
         images, videos = folder_files(folder, *IMAGES), folder_files(folder, *VIDEOS)
         if images and not videos:
-            return map(fit.image, as_rgb(map(_read, images), str(folder)))
+            return map(fit.image, checked_images(map(_read, images), str(folder)))
         if len(videos) == 1 and not images:
             return read_video(videos[0], fit)
         raise UserError(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from worldmodel.data.image_fit import ImageFit, as_rgb
+from worldmodel.data.image_fit import ImageFit, checked_images
 from worldmodel.data.sources.source import need
 from worldmodel.data.video import read_video
 from worldmodel.errors import UserError
@@ -165,7 +165,7 @@ class LeRobot:
             file, start = self.episodes[episode]["videos"][camera]
             return read_video(file, fit, start, len(table))
         images = (self._image(cell) for cell in table[camera].to_pylist())
-        return map(fit.image, as_rgb(images, self.where(episode)))
+        return map(fit.image, checked_images(images, self.where(episode)))
 
     def _image(self, cell: dict[str, Any]) -> Array:
         stored = cell["bytes"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldmodel.data.image_fit import ImageFit, as_rgb
+from worldmodel.data.image_fit import ImageFit, checked_images
 from worldmodel.data.sources.source import is_image, numbers
 from worldmodel.errors import UserError
 
@@ -72,7 +72,7 @@ class MinariSource:
 
     def frames(self, episode: int, camera: str, fit: ImageFit) -> Iterator[Array]:
         images = np.asarray(self._episode(episode)[camera])
-        return map(fit.image, as_rgb(images, self.where(episode)))
+        return map(fit.image, checked_images(images, self.where(episode)))
 
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:

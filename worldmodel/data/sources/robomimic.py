@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from worldmodel.data.image_fit import ImageFit, as_rgb
+from worldmodel.data.image_fit import ImageFit, checked_images
 from worldmodel.data.sources.source import is_image, numbers
 from worldmodel.errors import UserError
 
@@ -64,7 +64,7 @@ class Robomimic:
         return {name: column for name, column in found.items() if column is not None}
 
     def frames(self, episode: int, camera: str, fit: ImageFit) -> Iterator[Array]:
-        return map(fit.image, as_rgb(self._images(episode, camera), self.where(episode)))
+        return map(fit.image, checked_images(self._images(episode, camera), self.where(episode)))
 
     def _images(self, episode: int, camera: str) -> Iterator[Array]:
         demo = self._demo(episode)
