@@ -91,6 +91,24 @@ def test_minari_of_another_layout_with_jpeg(
         assert np.abs(dataset.pixels(part).astype(int) - episode.pixels).mean() < 8
 
 
+def test_to_lerobot_and_back(tmp_path: Path) -> None:
+    source = WRITERS["folders"](tmp_path / "source")
+    convert(ConvertConfig(source, tmp_path / "data", image_size=96))
+    exported = str(tmp_path / "lerobot")
+    arguments = [str(tmp_path / "data"), "--to", "lerobot", "--fps", "15", "--out", exported]
+    assert main(arguments) == 0
+    assert main(arguments) == 2  # it exists
+    convert(ConvertConfig(Path(exported), tmp_path / "back", image_size=96))
+    one, other = open_dataset(tmp_path / "data"), open_dataset(tmp_path / "back")
+    assert one.lengths.tolist() == other.lengths.tolist()
+    assert one.action_names == other.action_names == ("dx", "dy")
+    for name in ("actions", "proprio", "state"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-6)
+    frames = slice(0, len(one))
+    away = np.abs(one.pixels(frames).astype(int) - other.pixels(frames))
+    assert away.mean() < 3
+
+
 def test_what_is_missing_is_converted_and_the_rest_is_kept(tmp_path: Path) -> None:
     source = WRITERS["folders"](tmp_path / "source")
     first = convert(ConvertConfig(source, tmp_path / "out", episodes=2))

@@ -24,7 +24,10 @@ Array = NDArray[Any]
 FORMAT = 1  # raised when old and new conversions must not be mixed in one folder
 SHARD_FRAMES = 4000  # about as many in one file, so that memory stays flat
 ACTIONS = ("action", "actions", "rel_actions", "abs_actions")
-STATES = ("state", "states", "infos.state", "observation.environment_state", "environment_state")
+STATES = (
+    *("state", "states", "infos.state"),
+    *("observation.environment_state", "environment_state", "observation.truth"),
+)
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,21 @@ class ConvertConfig:
     """Gymnasium id that the episodes were recorded in, where there is one."""
     hold: str = ""
     """The action that keeps the robot where it is: zero, repeat or its numbers."""
+    to: str = "minari"
+    """minari, for training; or lerobot: write a dataset of training as LeRobot 3.0."""
+    fps: int = 10
+    """Frames a second, with --to lerobot."""
+    task: str = "explore"
+    """What was done, with --to lerobot."""
 
     def __post_init__(self) -> None:
         ImageFit(self.image_size, self.fit)
         if self.episodes < 0:
             raise UserError(f"episodes is {self.episodes}: it must be at least 0")
+        if self.to not in ("minari", "lerobot"):
+            raise UserError(f"to is {self.to!r}: choose minari or lerobot")
+        if self.fps < 1:
+            raise UserError(f"fps is {self.fps}: it must be at least 1")
 
 
 @dataclass(frozen=True)
