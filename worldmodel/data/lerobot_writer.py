@@ -180,9 +180,13 @@ def _summary(values: Array, axes: int | tuple[int, ...]) -> dict[str, Any]:
         return (array[0] if keep else array).astype(float).tolist()
 
     values = values.astype(np.float64)
-    names = {"min": np.min, "max": np.max, "mean": np.mean, "std": np.std}
-    found = {n: shaped(f(values, axis=axes, keepdims=keep)) for n, f in names.items()}
-    return {**found, "count": [len(values)]}
+    return {
+        "min": shaped(values.min(axes, keepdims=keep)),
+        "max": shaped(values.max(axes, keepdims=keep)),
+        "mean": shaped(values.mean(axes, keepdims=keep)),
+        "std": shaped(values.std(axes, keepdims=keep)),
+        "count": [len(values)],
+    }
 
 
 def _info(dataset: Dataset, fps: float) -> dict[str, Any]:
