@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from worldmodel.data.image_fit import ImageFit
@@ -29,7 +30,7 @@ def read_video(
     Raises:
         UserError: the file cannot be read, or ends before `count` frames.
     """
-    found = 0
+    found, reformatter = 0, VideoReformatter()
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -45,7 +46,7 @@ def read_video(
             for frame in container.decode(stream):
                 if frame.pts is not None and frame.pts < first - half:
                     continue
-                yield fit.frame(frame)
+                yield fit.frame(frame, reformatter)
                 found += 1
                 if found == count:
                     return
