@@ -608,8 +608,8 @@ def test_plans_keep_out_of_a_cell_without_data(tmp_path: Path) -> None:
             depth = rule.violation(named("x", "y", "vx", "vy", "layout_seed"), np.stack(path)).max()
             depths.setdefault(rules, []).append(float(depth))
     env.close()
-    # The cell is 0.25 m wide: 0.05 is well inside. Plans keep out of it, but momentum can carry the
-    # ball along, how far depends on the machine's rounding.
+    # The cell is 0.25 m wide: 0.05 is well inside. The rule binds plans; how far the ball still
+    # goes in a place without data depends on the machine's rounding.
     without, guarded = depths[()], depths["familiar:1",]
     assert min(without) > 0.05 and np.mean(guarded) < np.mean(without)
     with pytest.raises(UserError, match=f"{data} is of worldmodel/Maze-v0"):
