@@ -8,8 +8,9 @@
 #
 # All cores record, and training takes a GPU where there is one. Run it again after a kill: recording
 # and training resume, and what is complete is skipped. Worlds of other packages need
-# `pip install '.[worlds]'`. Everything lies in OUT; the table is OUT/README.md. The last line makes the
-# bundled models whose representations were made for their worlds, in the steps of their configs.
+# `pip install '.[worlds]'`. Everything lies in OUT; the table is OUT/README.md. The fourth command
+# makes the bundled models with representations for one world, in the steps of their configs;
+# pusht-fast needs pusht-pose.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export MUJOCO_GL=${MUJOCO_GL:-egl}

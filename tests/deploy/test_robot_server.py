@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
+from processes import started
 from tiny import tiny_checkpoint
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -33,7 +34,6 @@ RNG = np.random.default_rng(0)
 GOAL = RNG.integers(0, 255, (112, 112, 3), dtype=np.uint8)
 PIXELS = RNG.integers(0, 255, (112, 112, 3), dtype=np.uint8)
 PROPRIO = np.array([0.2, 0.3, 0, 0], np.float32)
-SEARCH = {"agent": {"samples": 8, "iterations": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -216,17 +216,20 @@ def test_listening_to_other_machines_needs_a_token(checkpoint: Path) -> None:
 def test_the_example_holds_the_robot_when_the_server_goes(checkpoint: Path, tmp_path: Path) -> None:
     Image.fromarray(GOAL).save(tmp_path / "goal.png")
     client = [sys.executable, str(ROOT / "examples/robot_client.py")]
-    with serving(checkpoint, goal=tmp_path / "goal.png") as server:
-        address = f"ws://127.0.0.1:{server.port}"
-        done = subprocess.run(
-            [*client, address, "3"], capture_output=True, text=True, timeout=60, check=True
-        )
-        lines = done.stdout.splitlines()
-        assert len(lines) == 4 and lines[-1] == "action [0. 0.]"
-        endless = subprocess.Popen([*client, address, "1000"], stdout=subprocess.PIPE, text=True)
-        assert endless.stdout is not None and endless.stdout.readline().startswith("action")
-    output, _ = endless.communicate(timeout=60)
-    assert endless.returncode != 0 and output.splitlines()[-1] == "action [0. 0.]"
+    with contextlib.ExitStack() as stack:
+        with serving(checkpoint, goal=tmp_path / "goal.png") as server:
+            address = f"ws://127.0.0.1:{server.port}"
+            done = subprocess.run(
+                [*client, address, "3"], capture_output=True, text=True, timeout=60, check=True
+            )
+            lines = done.stdout.splitlines()
+            assert len(lines) == 4 and lines[-1] == "action [0. 0.]"
+            endless = stack.enter_context(
+                started([*client, address, "1000"], stdout=subprocess.PIPE)
+            )
+            assert endless.stdout is not None and endless.stdout.readline().startswith("action")
+        output, _ = endless.communicate(timeout=60)
+        assert endless.returncode != 0 and output.splitlines()[-1] == "action [0. 0.]"
 
 
 @given(

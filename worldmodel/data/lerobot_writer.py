@@ -66,8 +66,7 @@ def write_lerobot(dataset: Dataset, out: Path, fps: float, task: str) -> None:
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         lines = []
-        bar = progress(range(0, dataset.episodes, EPISODES), 0, "files", "file")
-        for number, first in enumerate(bar):
+        for number, first in enumerate(range(0, dataset.episodes, EPISODES)):
             episodes = range(first, min(first + EPISODES, dataset.episodes))
             place = PLACE.format(chunk_index=0, file_index=number)
             table = pyarrow.table(_columns(dataset, episodes, fps))

@@ -71,6 +71,6 @@ def _parts(name: str) -> list[str]:
     return cut.split()
 
 
-def need(package: str, extra: str = "formats") -> UserError:
+def need(package: str) -> UserError:
     """The error of a missing optional package."""
-    return UserError(f"this format needs {package}: pip install 'worldmodel[{extra}]'")
+    return UserError(f"this format needs {package}: pip install 'worldmodel[formats]'")
