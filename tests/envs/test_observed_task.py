@@ -24,7 +24,7 @@ from envs.observed_task import ObservedTask
 from envs.wrappers import PixelsAndProprio
 from worldmodel.data.environments import create_env
 from worldmodel.errors import UserError
-from worldmodel.measure.environments import chosen_kwargs, make_env
+from worldmodel.measure.environments import chosen_kwargs, make_env, view_of
 from worldmodel.measure.tasks import begin, render, sample_tasks
 
 
@@ -203,6 +203,7 @@ def test_a_vector_is_not_taken_by_itself() -> None:
 
 def test_how_an_environment_is_seen_is_stored_with_its_arguments() -> None:
     stored = {"layout": "U", "proprio_keys": "qpos", "success": "ball:1"}
+    assert view_of(stored) == {"proprio_keys": "qpos", "success": "ball:1"}
     assert chosen_kwargs({}, stored) == stored
     assert chosen_kwargs({"success": "ball:2"}, stored) == {**stored, "success": "ball:2"}
     assert chosen_kwargs({"layout": "S"}, stored) == {**stored, "layout": "S"}

@@ -15,7 +15,7 @@ def test_a_bundled_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pusht"]) == 0
     shown = capsys.readouterr().out
     assert len(shown.splitlines()) <= 20
-    assert "latents      1 x 6, planar_pose" in shown and "dx -0.02 to 0.02" in shown
+    assert "latents      1 x 6, representation planar_pose" in shown and "dx -0.02 to 0.02" in shown
     assert "read off one image: pusher_x 1.00" in shown and "POOR" not in shown
     assert "of 300 episodes, push25" in shown
 

@@ -43,12 +43,15 @@ def make_env(
     return env
 
 
+def view_of(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those arguments of an environment that say how it is seen: see `VIEW`."""
+    return {name: kwargs[name] for name in VIEW if name in kwargs}
+
+
 def chosen_kwargs(given: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of an environment: those that are given, else those stored with a checkpoint or a
-    goal. How it is seen (see `VIEW`) is taken from both."""
-    if set(given) <= set(VIEW):
-        return {**stored, **given}
-    return {**{name: stored[name] for name in VIEW if name in stored}, **given}
+    goal. How it is seen is taken from both."""
+    return {**(stored if given == view_of(given) else view_of(stored)), **given}
 
 
 def same_env(one: str, other: str) -> bool:

@@ -22,7 +22,7 @@ from worldmodel.control.hold import task_hold
 from worldmodel.data.environments import VIEW_FLAGS
 from worldmodel.data.images import load_image
 from worldmodel.errors import UserError
-from worldmodel.measure.environments import check_fits, chosen_kwargs, make_env, same_env
+from worldmodel.measure.environments import check_fits, chosen_kwargs, make_env, same_env, view_of
 from worldmodel.measure.episode import EpisodeLog, finite, run_episode
 from worldmodel.measure.episode_pictures import draw_costs, episode_film, explanation_pictures
 from worldmodel.measure.explanation import RecordingPlanner
@@ -166,7 +166,9 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
     goal, goal_file = load_goal(config.goal, info.image_size, info.fit)
     if goal_file is not None and not same_env(goal_file.env, config.env):
         raise UserError(f"{config.goal} is a goal of {goal_file.env}, not of {config.env}")
-    stored = {**info.env_kwargs, **goal_file.env_kwargs} if goal_file else info.env_kwargs
+    stored = info.env_kwargs
+    if goal_file is not None:
+        stored = {**view_of(stored), **goal_file.env_kwargs}
     env_kwargs = chosen_kwargs(config.env_kwargs, stored)
     env = make_env(config.env, env_kwargs, info.image_size, judged=goal_file is not None)
     try:

@@ -6,41 +6,46 @@ import json
 from pathlib import Path
 
 from worldmodel.models.checkpoint import CheckpointInfo
-from worldmodel.models.findings import FILES, find_checkpoint, read_findings
+from worldmodel.models.findings import FILES, find_checkpoint
 
 POOR = 0.9  # share of a number of proprio that should be readable off one image, for a position
 BLURRED = 0.5  # error one step ahead, as a share of that of the prediction that nothing changes
 
 
-def checkpoint_summary(name_or_path: str | Path, info: CheckpointInfo) -> str:
-    """What a model is, what it was trained on, what it reads and how well it predicts."""
-    model, spec = info.model, info.spec
+def model_facts(info: CheckpointInfo) -> dict[str, str]:
+    """Environment, encoder, sizes and training of a model, by name."""
+    model = info.model
     kwargs = "".join(f", {key} {value}" for key, value in info.env_kwargs.items())
     training = [f"{key} {v}" for key, v in info.training.items() if not isinstance(v, dict)]
-    hold = "not declared" if info.hold is None else info.hold
-    found = read_findings(name_or_path)
-    folder = find_checkpoint(name_or_path)
+    return {
+        "environment": (info.env_id or "not recorded") + kwargs,
+        "encoder": f"{info.encoder}, frozen; images of {info.image_size} px",
+        "latents": f"{model.tokens} x {model.dim}, representation {model.representation}",
+        "predictor": f"{model.predictor}, depth {model.depth}, width {model.width}, "
+        f"context {model.context}, frameskip {model.frameskip}",
+        "training": "; ".join(training) or "not recorded",
+    }
+
+
+def checkpoint_summary(name_or_path: str | Path, info: CheckpointInfo) -> str:
+    """What a model is, what it was trained on, what it reads and how well it predicts."""
+    spec, folder = info.spec, find_checkpoint(name_or_path)
     rows = {
         "checkpoint": str(folder),
-        "environment": (info.env_id or "not recorded") + kwargs,
-        "images": f"{info.image_size} x {info.image_size} pixels; others: {info.fit}",
-        "encoder": f"{info.encoder}, frozen, {spec.num_tokens} tokens of {spec.token_dim}",
-        "latents": f"{model.tokens} x {model.dim}, {model.representation}",
-        "predictor": f"{model.predictor}, depth {model.depth}, width {model.width}, context "
-        f"{model.context} frames, {model.frameskip} actions a step",
+        **model_facts(info),
+        "other sizes": f"of images: {info.fit}",
         "planning": f"{info.horizon} steps, {info.samples} candidates, "
         f"{info.iterations} iterations",
-        "hold action": str(hold),
-        "training": "; ".join(training) or "not recorded",
+        "hold action": "not declared" if info.hold is None else str(info.hold),
         "held out": _held_out(folder),
     }
     lines = [f"{name:<12} {text}" for name, text in rows.items()]
     lines += _numbers("action", info.action_names, spec.action_low, spec.action_high)
     lines += _proprio(info)
-    have = [name for name in FILES if found.get(name)]
+    have = [name for name in FILES if getattr(info, name)]
     lack = [name for name in FILES if name not in have]
     lines.append(f"{'finished':<12} {', '.join(have) or 'nothing'}; without {', '.join(lack)}")
-    for name, result in found.get("evaluation", {}).items():
+    for name, result in info.evaluation.items():
         rate = result.get("success_any")
         if rate:
             low, high = 100 * rate["low"], 100 * rate["high"]

@@ -16,6 +16,7 @@ from safetensors.torch import load as parse_safetensors
 from worldmodel.errors import UserError
 from worldmodel.models.checkpoint import WEIGHTS, CheckpointInfo
 from worldmodel.models.findings import CONFIG
+from worldmodel.models.summary import model_facts
 from worldmodel.studies.report.blocks import Listing, ReportBlock
 
 LONG = 16  # entries of a list that are shown
@@ -35,22 +36,14 @@ def checkpoint_facts(run: str, folder: Path, info: CheckpointInfo) -> dict[str, 
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except SafetensorError as error:
         raise UserError(f"{path} is damaged or cut short ({error}): copy it again") from None
-    model = info.model
-    kwargs = "".join(f", {key} {value}" for key, value in info.env_kwargs.items())
-    training = [f"{key} {v}" for key, v in info.training.items() if not isinstance(v, dict)]
     versions = [
         f"{name} {importlib.metadata.version(name)}" for name in ("torch", "mujoco", "numpy")
     ]
     return {
-        "environment": info.env_id + kwargs,
         "checkpoint": f"{run} ({parameters:,} parameters)",
         f"sha256 of {WEIGHTS}": hashlib.sha256(weights).hexdigest(),
-        "encoder": f"{info.encoder}, frozen; images of {info.image_size} px",
         "hash of the encoder": info.encoder_hash,
-        "latents": f"{model.tokens} x {model.dim}, representation {model.representation}",
-        "predictor": f"{model.predictor}, depth {model.depth}, width {model.width}, "
-        f"context {model.context}, frameskip {model.frameskip}",
-        "training": "; ".join(training) or "not recorded",
+        **model_facts(info),
         "this page": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}, Python "
         f"{platform.python_version()}, {', '.join(versions)}",
     }
