@@ -21,7 +21,10 @@ def test_a_lerobot_folder_becomes_a_model_and_a_plan(tmp_path: Path) -> None:
     convert = command(tmp_path, "convert", "recordings", "--hold", "zero", "--out", "data")
     assert "8" in convert and "proprio observation.state[0:3]" in convert
     train = ("--data", "data", "--encoder", "random-112", "--steps", 20, "--batch", 8, "--looks", 0)
-    command(tmp_path, "train", *train, "--held_out", 0.2, "--out", "run", *TINY)
+    trained = command(tmp_path, "train", *train, "--held_out", 0.2, "--out", "run", *TINY)
+    inspected = command(tmp_path, "inspect", "run/checkpoint")
+    table = trained[trained.index("read by a linear probe") : trained.index("wrote run")]
+    assert "observation.state_0" in table and table.strip() in inspected
     images = ("--image", "now.png", "--goal", "goal.png")
     plan = json.loads(command(tmp_path, "plan", *images, "--checkpoint", "run/checkpoint", *SEARCH))
 

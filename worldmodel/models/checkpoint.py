@@ -86,6 +86,7 @@ class CheckpointInfo:
         familiar: finding: a sample of the training data.
         surprise: finding: quantiles of the usual prediction errors.
         calibration: finding: margins of guardrails, by a hash of all that they depend on.
+        reading: finding: R^2 of what a linear probe reads off latents.
         evaluation: finding: results with their protocol, by name.
     """
 
@@ -111,6 +112,7 @@ class CheckpointInfo:
     familiar: dict[str, Any] = field(default_factory=dict)
     surprise: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
+    reading: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
 
     def config(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@
     familiar.safetensors   a sample of the training data (`worldmodel.familiar`)
     surprise.json          quantiles of the usual prediction errors (`worldmodel.surprise`)
     calibration.json       margins of guardrails (`worldmodel.calibrate`)
+    reading.json           what can be read off latents (`worldmodel.train`)
     evaluation.json        results of `worldmodel.evaluate`, by name
     decoder.safetensors    a decoder of latents to images (`worldmodel.train_decoder`)
 
@@ -34,6 +35,7 @@ FILES = {
     "familiar": "familiar.safetensors",
     "surprise": "surprise.json",
     "calibration": "calibration.json",
+    "reading": "reading.json",
     "evaluation": "evaluation.json",
 }
 HEADER = "finding"  # key of a safetensors header: JSON of all that is no array
@@ -127,7 +129,7 @@ def write_finding(name_or_path: str | Path, finding: str, content: dict[str, Any
 
     Args:
         name_or_path: of the checkpoint.
-        finding: "probe", "familiar", "surprise", "calibration" or "evaluation".
+        finding: "probe", "familiar", "surprise", "calibration", "reading" or "evaluation".
         content: what can be written as JSON, and tensors in the safetensors files.
 
     Raises:

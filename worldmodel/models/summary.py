@@ -9,6 +9,7 @@ from worldmodel.models.checkpoint import CheckpointInfo
 from worldmodel.models.findings import FILES, find_checkpoint
 
 POOR = 0.9  # share of a number of proprio that should be readable off one image, for a position
+UNSEEN = 0.5  # R^2 of a linear probe, below which plans can hardly act on a number
 BLURRED = 0.5  # error one step ahead, as a share of that of the prediction that nothing changes
 
 
@@ -42,6 +43,7 @@ def checkpoint_summary(name_or_path: str | Path, info: CheckpointInfo) -> str:
     lines = [f"{name:<12} {text}" for name, text in rows.items()]
     lines += _numbers("action", info.action_names, spec.action_low, spec.action_high)
     lines += _proprio(info)
+    lines += reading_table(info.reading.get("r2", {}))
     have = [name for name in FILES if getattr(info, name)]
     lack = [name for name in FILES if name not in have]
     lines.append(f"{'finished':<12} {', '.join(have) or 'nothing'}; without {', '.join(lack)}")
@@ -84,3 +86,23 @@ def _proprio(info: CheckpointInfo) -> list[str]:
     if not any(share >= POOR for share in info.readable):
         line += "; POOR: the goal image tells little of where the robot should be"
     return [line]
+
+
+def reading_table(r2: dict[str, list[float]]) -> list[str]:
+    """Lines with what a linear probe reads off latents of images and off imagined ones; `r2` has
+    R^2 by name, 0, 1, ... T model steps ahead."""
+    if not r2:
+        return []
+    width = max(12, *map(len, r2))
+    last = len(next(iter(r2.values()))) - 1
+    lines = ["read by a linear probe, R^2 on held-out episodes:"]
+    lines.append(f"{'':<{width}} of images  imagined 1 step ahead  {last} steps ahead")
+    for name, scores in r2.items():
+        line = f"{name:<{width}} {scores[0]:9.2f}  {scores[1]:21.2f}  {scores[-1]:13.2f}"
+        lines.append(line + ("  POOR" if scores[0] < UNSEEN else ""))
+    if unseen := [name for name, scores in r2.items() if scores[0] < UNSEEN]:
+        lines.append(
+            f"POOR: latents hold little of {', '.join(unseen)}, so plans hardly act on it; record "
+            "more episodes in which it changes, or train longer"
+        )
+    return lines
