@@ -31,7 +31,10 @@ class Progress(Generic[T]):
         if sys.stderr.isatty():
             from tqdm import tqdm  # type: ignore[import-untyped]
 
-            self._bar = tqdm(total=total, desc=description, unit=unit, dynamic_ncols=True)
+            minutes = unit == "min"  # shown with two digits, not as 1.44547990128
+            self._bar = tqdm(
+                total=total, desc=description, unit=unit, unit_scale=minutes, dynamic_ncols=True
+            )
 
     def update(self, n: float = 1, **figures: object) -> None:
         """Count `n` more units done; `figures` (numbers or text) replace those shown before."""
@@ -59,18 +62,20 @@ class Progress(Generic[T]):
     def _line(self) -> None:
         self._printed, self._lined_at = time.monotonic(), self._count
         seconds = max(self._printed - self._start, 1e-9)
+        done, unit, rate = (
+            f"{self._count:.12g}",
+            "",
+            f", {self._count / seconds:.4g} {self._unit}/s",
+        )
+        if self._unit == "min":  # a rate of minutes says nothing
+            done, unit, rate = f"{self._count:.1f}", " min", ""
         of_total, left = "", ""
         if self._total:
-            of_total = f"/{self._total:g} ({100 * self._count / self._total:.0f} %)"
+            of_total = f"/{self._total:g}{unit} ({100 * self._count / self._total:.0f} %)"
             if 0 < self._count < self._total:
                 left = f", {seconds * (self._total - self._count) / self._count:.0f} s left"
         label = f"{self._description}: " if self._description else ""
-        rate = f"{self._count / seconds:.4g} {self._unit}/s"
-        print(
-            f"{label}{self._count:.12g}{of_total}, {rate}{left}{self._figures}",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"{label}{done}{of_total}{rate}{left}{self._figures}", file=sys.stderr, flush=True)
 
     def __iter__(self) -> Iterator[T]:
         with self:
