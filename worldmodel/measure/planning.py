@@ -50,7 +50,7 @@ class PlanConfig:
     proprio: str | None = None
     """Measured proprio with --image, as 0.1,0.2,0,0; default: read from the image by the model."""
     checkpoint: str | None = None
-    """Bundled name or folder; default: the one bundled for the environment."""
+    """Bundled name, folder or hf:USER/NAME; default: the one bundled for the environment."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment, as --env_kwargs.layout U; default: the goal's."""
     planner: PlannerConfig = field(default_factory=PlannerConfig)
@@ -72,7 +72,9 @@ class PlanConfig:
         if (self.env is None) == (self.image is None):
             raise UserError("give either --env (act in it) or --image (make one plan from it)")
         if self.image is not None and self.checkpoint is None:
-            raise UserError("--image needs a --checkpoint, a bundled name (pusht) or a folder")
+            raise UserError(
+                "--image needs a --checkpoint, a bundled name, a folder or hf:USER/NAME"
+            )
         if self.proprio is not None and self.image is None:
             raise UserError("--proprio goes with --image; an environment measures its own")
         parse_rules(self.agent.guardrails)
