@@ -120,7 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
             name = "/".join(parts[2:4])
             for line in body.splitlines():
                 change = json.loads(line)
-                if change["key"] == "file":
+                if change["key"] == "deletedFile":
+                    del self.hub.repositories[name][change["value"]["path"]]
+                elif change["key"] == "file":
                     content = base64.b64decode(change["value"]["content"])
                     self.hub.repositories[name][change["value"]["path"]] = content
             commit = commit_of(self.hub.repositories[name])

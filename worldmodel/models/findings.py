@@ -129,6 +129,18 @@ def writable_path(name_or_path: str | Path, file: str) -> Path:
     return folder / file
 
 
+def checkpoint_files(name_or_path: str | Path) -> dict[str, Path]:
+    """The paths of all files of a checkpoint, by their names in its folder.
+
+    Raises:
+        UserError: no such checkpoint.
+    """
+    folder = find_checkpoint(name_or_path)
+    own = {f"{ENCODER}/{path.name}": path for path in sorted((folder / ENCODER).glob("*"))}
+    found = {file: finding_path(name_or_path, file) for file in PARTS}
+    return {file: path for file, path in found.items() if path} | own
+
+
 def write_finding(name_or_path: str | Path, finding: str, content: dict[str, Any]) -> Path:
     """Write a finding about a checkpoint, in place of an earlier one; returns the path of the file.
 
