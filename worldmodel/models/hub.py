@@ -91,15 +91,12 @@ def hub_errors(name: str) -> Iterator[None]:
     except Exception as error:  # the client and its HTTP library raise many kinds
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the disk
-        response = getattr(error, "response", None)
-        status = getattr(response, "status_code", None)
-        if status == 404:
-            raise UserError(
-                f"{name} is no checkpoint of this program: it has no {CONFIG}"
-            ) from None
+        reason = error.__cause__ or error
+        status = getattr(getattr(reason, "response", None), "status_code", None)
         if status in (401, 403):
             raise UserError(f"{hub} refuses access to {name} ({status}): {token}") from None
-        reason = error.__cause__ or error
+        if status is not None:
+            raise UserError(f"{hub} fails on {name} ({status}): {str(reason):.200}") from None
         raise UserError(
             f"cannot reach {hub} for {name} ({type(reason).__name__}: {str(reason):.200}): check "
             "the network. HF_ENDPOINT names a mirror, HF_HOME the folder of earlier downloads"
