@@ -29,10 +29,11 @@ def load(
     hold: Any = None,
     **settings: Any,
 ) -> Agent:
-    """An agent from a bundled checkpoint's name (``"pusht"``) or a checkpoint's folder.
+    """An agent from a checkpoint.
 
     Args:
-        name_or_path: what to load.
+        name_or_path: a bundled name (``"pusht"``), a folder, or a name on the Hugging Face Hub
+            (``"hf:user/name"``), which is downloaded.
         planner: ``"cem"``, ``"mppi"``, ``"cmaes"``, ``"gradient"``, or a planner with its options.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         hold: the action that holds the robot still: an action, ``"repeat"``, or a function of the

@@ -21,7 +21,7 @@ class InspectConfig:
     POSITIONAL: ClassVar = "checkpoint"
 
     checkpoint: str
-    """Bundled name or folder. --checkpoint may be left out before it."""
+    """Bundled name, folder or hf:USER/NAME. --checkpoint may be left out before it."""
 
 
 @run

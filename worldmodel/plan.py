@@ -5,8 +5,9 @@
 
 The first acts in an environment in closed loop and writes ``plan.gif`` and ``plan.mp4`` (camera
 images, the goal, what the plans imagine, the latent distance), ``report.json`` and ``cost.png``;
-with ``--explain true`` also ``explain.gif``. The second makes one plan from one image and prints
-its actions as JSON. Goal images come from ``python -m worldmodel.goal`` or from the camera.
+with ``--explain true`` also ``explain.gif``, with ``--rerun FILE.rrd`` a recording for Rerun. The
+second makes one plan from one image and prints its actions as JSON. Goal images come from
+``python -m worldmodel.goal`` or from the camera.
 """
 
 from __future__ import annotations

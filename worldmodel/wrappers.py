@@ -51,7 +51,7 @@ class GuardrailWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         env: its action is a vector in a Box. With rules on the robot, its observation is a Dict
             with ``pixels`` and ``proprio``, for which `checkpoint` was trained.
         rules: guardrails, see `worldmodel.control.guardrails`.
-        checkpoint: a bundled name or a folder; needed for rules on the robot.
+        checkpoint: a bundled name, a folder or hf:USER/NAME; needed for rules on the robot.
         hold: the action that holds the robot still: an action, "repeat" or a function of the
             observation. Default: the environment's Task, else the checkpoint's.
         device: device of the world model: auto, cpu, cuda or mps.
@@ -160,7 +160,8 @@ class SurpriseMonitor(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     Args:
         env: its observation is a Dict with ``pixels`` and ``proprio``.
-        checkpoint: a bundled name or a folder, trained for `env`, with its usual errors.
+        checkpoint: a bundled name, a folder or hf:USER/NAME, trained for `env`, with its usual
+            errors.
         alarm: the limit.
         device: device of the world model: auto, cpu, cuda or mps.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +52,19 @@ def test_timm_families_from_a_local_file(
     (tmp_path / "w.pth").write_bytes(b"not weights")
     with pytest.raises(UserError, match="cannot read weights"):
         load_encoder(name, tmp_path / "w.pth")
+
+
+def test_without_network_the_error_says_what_to_do(tmp_path: Path) -> None:
+    code = "from worldmodel.encoders.encoder import load_encoder\n"
+    code += "load_encoder('vit_small_patch14_dinov2.lvd142m')"
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **offline},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    message = done.stderr.splitlines()[-1]
+    assert "UserError: cannot download the weights of vit_small_patch14_dinov2" in message
+    assert all(word in message for word in ("--encoder_weights PATH", "HF_HOME", "HF_ENDPOINT"))

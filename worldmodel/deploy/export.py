@@ -39,7 +39,7 @@ class ExportConfig:
 
     Attributes:
         out: folder to write; an earlier export in it is replaced.
-        checkpoint: bundled name or folder.
+        checkpoint: bundled name, folder or hf:USER/NAME.
         horizon: model steps of a rollout; 0: the checkpoint's.
         precision: of the computation. bfloat16, the agent's, is faster where the processor supports
             it; inputs and outputs are float32 in any case.

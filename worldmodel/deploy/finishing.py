@@ -38,7 +38,7 @@ class FinishConfig:
     SHORT: ClassVar = {"planner": "planner.name"}
 
     checkpoint: str
-    """Bundled name or folder."""
+    """Bundled name, folder or hf:USER/NAME."""
     data: str
     """Dataset folder that the checkpoint was trained on, or more of its kind."""
     guardrail: list[str] = field(default_factory=list)

@@ -32,7 +32,7 @@ def describe(
     """The content of ``export.json``.
 
     Args:
-        checkpoint: bundled name or folder.
+        checkpoint: bundled name, folder or hf:USER/NAME.
         info: the checkpoint's.
         about: description of the environment by its authors, units above all.
         precision: float32 or bfloat16.

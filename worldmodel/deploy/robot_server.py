@@ -46,7 +46,7 @@ class ServeConfig:
     SHORT: ClassVar = {"planner": "planner.name", "guardrail": "agent.guardrails"}
 
     checkpoint: str
-    """Bundled name or folder."""
+    """Bundled name, folder or hf:USER/NAME."""
     goal: Path | None = None
     """Goal image of robots that send none."""
     host: str = "127.0.0.1"

@@ -39,10 +39,11 @@ def load_timm(name: str, weights: str | Path | None, pretrained: bool) -> Any:
         except Exception as error:  # the hub's clients raise many kinds
             if not download:
                 raise
+            reason = str(error).splitlines()[0] if str(error) else "no message"
             raise UserError(
-                f"cannot download the weights of {name} ({type(error).__name__}: "
-                f"{str(error).splitlines()[0] if str(error) else 'no message'}). Without network, "
-                "give a local file: weights=PATH."
+                f"cannot download the weights of {name} ({type(error).__name__}: {reason}). "
+                "HF_ENDPOINT names a mirror, HF_HOME the folder of earlier downloads. Or give a "
+                "local file: --encoder_weights PATH, in Python weights=PATH."
             ) from None
     if state is not None:
         load_weights(backbone, state, f"weights for {name} in {str(weights)!r}")

@@ -56,7 +56,7 @@ class CalibrateConfig:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment; default: the checkpoint's."""
     checkpoint: str | None = None
-    """Bundled name or folder; default: the one bundled for the environment."""
+    """Bundled name, folder or hf:USER/NAME; default: the one bundled for the environment."""
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     """Which planner searches. --planner mppi is short for --planner.name mppi."""
     agent: AgentConfig = field(default_factory=AgentConfig)

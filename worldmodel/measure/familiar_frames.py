@@ -32,7 +32,7 @@ class FamiliarConfig:
 
     Attributes:
         data: dataset folder that the checkpoint was trained on, or more of its kind.
-        checkpoint: bundled name or folder.
+        checkpoint: bundled name, folder or hf:USER/NAME.
         frames: number of frames.
         axes: number of principal axes.
         level: fraction of held-out frames with a distance above 1.

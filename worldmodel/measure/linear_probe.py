@@ -23,7 +23,7 @@ def save_probe(
     checkpoint.
 
     Args:
-        name: bundled name or folder of the checkpoint.
+        name: bundled name, folder or hf:USER/NAME of the checkpoint.
         dataset: episodes that recorded the simulator's state.
         targets: as `targets_of` takes them.
         held_out: fraction of the episodes to measure errors on.

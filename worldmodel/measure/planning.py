@@ -29,6 +29,7 @@ from worldmodel.measure.explanation import RecordingPlanner
 from worldmodel.measure.film import animate, as_gif, as_mp4, guardrail_regions
 from worldmodel.measure.goals import GoalFile, load_goal
 from worldmodel.measure.outcomes import episode_outcome
+from worldmodel.measure.rerun_recording import check_rerun, write_rerun
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
 from worldmodel.models.decoder import Decoder, load_decoder
 
@@ -50,7 +51,7 @@ class PlanConfig:
     proprio: str | None = None
     """Measured proprio with --image, as 0.1,0.2,0,0; default: read from the image by the model."""
     checkpoint: str | None = None
-    """Bundled name or folder; default: the one bundled for the environment."""
+    """Bundled name, folder or hf:USER/NAME; default: the one bundled for the environment."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment, as --env_kwargs.layout U; default: the goal's."""
     planner: PlannerConfig = field(default_factory=PlannerConfig)
@@ -65,6 +66,8 @@ class PlanConfig:
     """Seed of the planner, and of the start where the goal comes without one."""
     explain: bool = False
     """Write explain.gif as well: the candidates of each plan, iteration by iteration."""
+    rerun: Path | None = None
+    """File.rrd to write the episode to, for the viewer Rerun."""
     out: Path = Path("out/plan")
     """Folder for plan.gif, plan.mp4, report.json and cost.png."""
 
@@ -72,9 +75,15 @@ class PlanConfig:
         if (self.env is None) == (self.image is None):
             raise UserError("give either --env (act in it) or --image (make one plan from it)")
         if self.image is not None and self.checkpoint is None:
-            raise UserError("--image needs a --checkpoint, a bundled name (pusht) or a folder")
+            raise UserError(
+                "--image needs a --checkpoint, a bundled name, a folder or hf:USER/NAME"
+            )
         if self.proprio is not None and self.image is None:
             raise UserError("--proprio goes with --image; an environment measures its own")
+        if self.rerun is not None:
+            if self.image is not None:
+                raise UserError("--rerun goes with --env; one plan from an image has no episode")
+            check_rerun(self.rerun)
         parse_rules(self.agent.guardrails)
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}: it must be at least 1")
@@ -175,11 +184,13 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
         check_fits(env, info)
         parts = model.to(device), encoder.to(device), info
         agent = Agent(*parts, config.planner.make(), config.agent, task_hold(env))
-        if config.explain:
+        if config.explain or config.rerun is not None:
             agent.planner = RecordingPlanner(agent, env)
         decoder = load_decoder(name, model, info)
         start, goal_state = _start(config, env, goal_file)
         writable_folder(config.out)
+        if config.rerun is not None:
+            writable_folder(config.rerun.parent)
         log, interrupted = EpisodeLog(), False
         agent.reset(goal, config.seed, config.steps)
         try:
@@ -237,6 +248,8 @@ def write_files(config: PlanConfig, episode: ClosedLoop) -> None:
     if config.explain:
         pictures = explanation_pictures(episode.decoder, log, episode.regions, episode.in_image)
         atomic_write_bytes(config.out / "explain.gif", as_gif(pictures, fps=4))
+    if config.rerun is not None:
+        write_rerun(config.rerun, film, log, episode.agent.info.action_names)
 
 
 def episode_report(
@@ -289,4 +302,5 @@ def summary(config: PlanConfig, episode: ClosedLoop) -> str:
         text += f"; guardrails intervened in {len(log.interventions)} steps"
     if log.surprises:
         text += f"; surprised in {len(log.surprises)} steps"
-    return f"{text}; wrote {config.out / 'plan.gif'}"
+    text += f"; wrote {config.out / 'plan.gif'}"
+    return text if config.rerun is None else f"{text} and {config.rerun}"

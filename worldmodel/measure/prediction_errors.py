@@ -49,7 +49,7 @@ class SurpriseConfig:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment; default: the checkpoint's."""
     checkpoint: str | None = None
-    """Bundled name or folder; default: the one bundled for the environment."""
+    """Bundled name, folder or hf:USER/NAME; default: the one bundled for the environment."""
     policy: str = "explore"
     """Exploration policy: explore, random, or another of the environment's task."""
     episodes: int = 400

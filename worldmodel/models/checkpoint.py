@@ -26,7 +26,9 @@ from worldmodel.models.config import DataSpec, ModelConfig
 from worldmodel.models.findings import (
     BUNDLED_FOLDER,
     CONFIG,
+    ENCODER,
     FILES,
+    WEIGHTS,
     bundled_for,
     encode_finding,
     find_checkpoint,
@@ -54,7 +56,6 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 2
-WEIGHTS, ENCODER = "model.safetensors", "encoder"
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,8 @@ def load_checkpoint(
     """The frozen world model in float32, its encoder, and its config and findings.
 
     Args:
-        name_or_path: a bundled name (``"pusht"``) or a folder.
+        name_or_path: a bundled name (``"pusht"``), a folder, or a name on the Hub
+            (``"hf:user/name"``).
         device: of the model and the encoder.
         weights: local weights for the encoder; default: the folder's own, or what its name finds.
 

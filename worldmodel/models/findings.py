@@ -8,8 +8,9 @@
     evaluation.json        results of `worldmodel.evaluate`, by name
     decoder.safetensors    a decoder of latents to images (`worldmodel.train_decoder`)
 
-Findings about a bundled checkpoint are written to the user's data folder, never into the package,
-and are read from there first. The environment variable WORLDMODEL_HOME replaces that folder.
+Findings about a bundled or downloaded checkpoint are written to the user's data folder, never into
+the package or the download, and are read from there first. The environment variable WORLDMODEL_HOME
+replaces that folder.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from worldmodel.cli import atomic_write_bytes
 from worldmodel.encoders.weights import BUNDLED_FOLDER
 from worldmodel.errors import UserError
 
-CONFIG = "config.json"
+CONFIG, WEIGHTS, ENCODER = "config.json", "model.safetensors", "encoder"
 DECODER = "decoder.safetensors"
 FILES = {
     "probe": "probe.safetensors",
@@ -38,15 +39,20 @@ FILES = {
     "reading": "reading.json",
     "evaluation": "evaluation.json",
 }
+PARTS = (CONFIG, WEIGHTS, DECODER, *FILES.values(), f"{ENCODER}/*")  # of a checkpoint, as patterns
 HEADER = "finding"  # key of a safetensors header: JSON of all that is no array
 
 
 def find_checkpoint(name_or_path: str | Path) -> Path:
-    """The folder of a bundled checkpoint's name, or of a path.
+    """The folder of a bundled checkpoint's name, of a path, or of a name on the Hub, ``hf:...``.
 
     Raises:
-        UserError: neither exists.
+        UserError: it does not exist, or cannot be downloaded.
     """
+    from worldmodel.models.hub import PREFIX, download_checkpoint  # which imports this module
+
+    if str(name_or_path).startswith(PREFIX):
+        return download_checkpoint(str(name_or_path))
     bundled = BUNDLED_FOLDER / str(name_or_path)
     if len(Path(name_or_path).parts) == 1 and (bundled / CONFIG).exists():
         return bundled
@@ -56,7 +62,8 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
     what = f"has no {CONFIG}" if folder.is_dir() else "does not exist"
     raise UserError(
         f"no checkpoint {str(name_or_path)!r}: that folder {what}; "
-        f"bundled checkpoints are {', '.join(bundled_environments())}"
+        f"bundled checkpoints are {', '.join(bundled_environments())}; "
+        f"{PREFIX}USER/NAME is one on the Hugging Face Hub"
     )
 
 
@@ -87,7 +94,7 @@ def bundled_for(env_id: str) -> str:
 
 
 def user_folder() -> Path:
-    """Where findings about bundled checkpoints are written."""
+    """Where findings about bundled and downloaded checkpoints are written."""
     home = os.environ.get("WORLDMODEL_HOME") or platformdirs.user_data_dir("worldmodel")
     return Path(home) / "checkpoints"
 
@@ -100,8 +107,8 @@ def finding_path(name_or_path: str | Path, file: str) -> Path | None:
     """
     folder = find_checkpoint(name_or_path)
     candidates = [folder / file]
-    if _is_bundled(folder):
-        candidates.insert(0, user_folder() / folder.name / file)
+    if apart := _apart(folder):
+        candidates.insert(0, apart / file)
     return next((path for path in candidates if path.exists()), None)
 
 
@@ -112,8 +119,8 @@ def writable_path(name_or_path: str | Path, file: str) -> Path:
         UserError: no such checkpoint, or the folder cannot be made.
     """
     folder = find_checkpoint(name_or_path)
-    if _is_bundled(folder):
-        folder = user_folder() / folder.name
+    if apart := _apart(folder):
+        folder = apart
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -122,6 +129,18 @@ def writable_path(name_or_path: str | Path, file: str) -> Path:
                 "that is writable"
             ) from None
     return folder / file
+
+
+def checkpoint_files(name_or_path: str | Path) -> dict[str, Path]:
+    """The paths of all files of a checkpoint, by their names in its folder.
+
+    Raises:
+        UserError: no such checkpoint.
+    """
+    folder = find_checkpoint(name_or_path)
+    own = {f"{ENCODER}/{path.name}": path for path in sorted((folder / ENCODER).glob("*"))}
+    found = {file: finding_path(name_or_path, file) for file in PARTS}
+    return {file: path for file, path in found.items() if path} | own
 
 
 def write_finding(name_or_path: str | Path, finding: str, content: dict[str, Any]) -> Path:
@@ -187,5 +206,11 @@ def to_json(content: Any, levels: int = 2, indent: str = "") -> str:
     return "{\n" + ",\n".join(entries) + f"\n{indent}}}"
 
 
-def _is_bundled(folder: Path) -> bool:
-    return folder.resolve().parent == BUNDLED_FOLDER.resolve()
+def _apart(folder: Path) -> Path | None:
+    """Where findings about a bundled or downloaded checkpoint are written; None for other folders,
+    which hold theirs."""
+    if folder.resolve().parent == BUNDLED_FOLDER.resolve():
+        return user_folder() / folder.name
+    if folder.parent.name == "snapshots":  # of the Hub's cache: models--USER--NAME/snapshots/COMMIT
+        return user_folder() / folder.parents[1].name / folder.name
+    return None

@@ -29,10 +29,15 @@ def model_facts(info: CheckpointInfo) -> dict[str, str]:
 
 
 def checkpoint_summary(name_or_path: str | Path, info: CheckpointInfo) -> str:
+    """Where a checkpoint lies, and what `summary_lines` says about it."""
+    folder = find_checkpoint(name_or_path)
+    return "\n".join([f"{'checkpoint':<12} {folder}", *summary_lines(folder, info)])
+
+
+def summary_lines(folder: Path, info: CheckpointInfo) -> list[str]:
     """What a model is, what it was trained on, what it reads and how well it predicts."""
-    spec, folder = info.spec, find_checkpoint(name_or_path)
+    spec = info.spec
     rows = {
-        "checkpoint": str(folder),
         **model_facts(info),
         "other sizes": f"of images: {info.fit}",
         "planning": f"{info.horizon} steps, {info.samples} candidates, "
@@ -53,7 +58,7 @@ def checkpoint_summary(name_or_path: str | Path, info: CheckpointInfo) -> str:
             low, high = 100 * rate["low"], 100 * rate["high"]
             text = f"{100 * rate['rate']:.1f} % ({low:.1f} to {high:.1f})"
             lines.append(f"{'success':<12} {text} of {result['episodes']} episodes, {name}")
-    return "\n".join(lines)
+    return lines
 
 
 def _held_out(folder: Path) -> str:

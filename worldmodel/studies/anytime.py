@@ -40,7 +40,8 @@ class AnytimeConfig:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment; default: the checkpoint's."""
     checkpoints: str | None = None
-    """Bundled names or folders, separated by commas; default: the environment's bundled one."""
+    """Bundled names, folders or hf:USER/NAME, separated by commas; default: the one bundled for the
+    environment."""
     planner: PlannerConfig = field(default_factory=PlannerConfig)
     """Which planner searches: cem, mppi or cmaes, as --planner mppi."""
     agent: AgentConfig = field(default_factory=AgentConfig)

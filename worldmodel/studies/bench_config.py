@@ -17,7 +17,7 @@ class BenchConfig:
     """What to time."""
 
     checkpoint: str = "pusht"
-    """Bundled name or folder."""
+    """Bundled name, folder or hf:USER/NAME."""
     out: Path = Path("out/bench.json")
     """JSON file for the result; the plot of --scale is a PNG beside it."""
     only: str = ",".join(PARTS)

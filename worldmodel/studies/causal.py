@@ -64,7 +64,7 @@ class CausalConfig:
 
     Attributes:
         data: dataset folder whose episodes recorded the simulator's state.
-        checkpoint: bundled name or folder.
+        checkpoint: bundled name, folder or hf:USER/NAME.
         targets: targets of the probe, separated by commas; empty means all but velocities. The last
             position among them, x and y, is edited.
         shift: distance of an edit, metres.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from worldmodel.errors import UserError
 from worldmodel.models.config import ModelConfig
+from worldmodel.training.metrics import check_tensorboard
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class TrainConfig:
         seed: of initialisation and sampling.
         device: auto, cpu, cuda or mps.
         resume: continue from the training state in `out`.
+        tensorboard: write metrics for TensorBoard, too, to OUT/tensorboard; with a teacher that has
+            a decoder, also pictures of what the model imagines.
         log_every: steps between lines of metrics.
         validate_every: steps between validations.
         save_every: steps between training states.
@@ -128,6 +131,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     resume: bool = False
+    tensorboard: bool = False
     log_every: int = 50
     validate_every: int = 500
     save_every: int = 500
@@ -136,6 +140,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
+        check_tensorboard(self.tensorboard)
         least = {"steps": 1, "batch": 2, "clips": 1, "horizon": 1, "log_every": 1}
         least |= {"validate_every": 1, "save_every": 1}
         for name, minimum in least.items():

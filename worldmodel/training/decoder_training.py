@@ -41,7 +41,7 @@ class TrainDecoderConfig:
 
     Attributes:
         data: folders of the checkpoint's training data, or of similar data, separated by commas.
-        checkpoint: bundled name or folder; the decoder is stored with it.
+        checkpoint: bundled name, folder or hf:USER/NAME; the decoder is stored with it.
         frames: frames to train on.
         steps: optimiser steps.
         batch: frames per step.

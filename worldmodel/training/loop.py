@@ -4,6 +4,7 @@
 are both trained by it. A folder holds one run::
 
     OUT/metrics.jsonl   one line per `log_every` steps, and one per validation
+    OUT/tensorboard     the same for TensorBoard, if it is wanted
     OUT/state.pt        everything that resuming needs
 
 A learner draws its random numbers from the seed and the step alone. So a resumed run repeats an
@@ -12,13 +13,11 @@ uninterrupted one to the last bit.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,9 +30,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from worldmodel.cli import Progress, progress
 from worldmodel.errors import UserError
+from worldmodel.training.metrics import Array, Figures, open_metrics
 
-STATE, METRICS = "state.pt", "metrics.jsonl"
-Figures = dict[str, Any]
+STATE = "state.pt"
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class LoopConfig:
         log_every: steps between lines of metrics.
         save_every: steps between training states.
         validate_every: steps between validations, of a learner that validates.
+        tensorboard: whether to write for TensorBoard, too.
     """
 
     out: Path
@@ -59,6 +59,7 @@ class LoopConfig:
     log_every: int = 50
     save_every: int = 500
     validate_every: int = 500
+    tensorboard: bool = False
 
 
 class Learner(Protocol):
@@ -134,9 +135,11 @@ class Loop:
         learner: Learner,
         config: LoopConfig,
         validate: Callable[[], tuple[Figures, str]] | None = None,
+        draw: Callable[[], dict[str, Array]] | None = None,
     ) -> None:
-        """`validate` returns figures for the metrics and a sentence to print."""
-        self.learner, self.config, self.validate = learner, config, validate
+        """`validate` returns figures for the metrics and a sentence to print; `draw` returns
+        pictures ``[H, W, 3]`` by name, for TensorBoard."""
+        self.learner, self.config, self.validate, self.draw = learner, config, validate, draw
         self.step, self.minutes = 0, 0.0
         self._start, self._minutes_before, self._step_before = time.monotonic(), 0.0, 0
         self.parameters = [p for each in learner.trained.values() for p in each.parameters()]
@@ -180,7 +183,7 @@ class Loop:
         total, unit = (c.steps, "step") if c.steps is not None else (c.minutes, "min")
         bar: Progress[Any] = progress(None, total * (1 - self.progress), "train", unit)
         window: list[dict[str, Tensor]] = []
-        with _metrics(c.out / METRICS, self.step) as write, bar:
+        with open_metrics(c.out, self.step, c.tensorboard) as metrics, bar:
             while self.progress < 1.0:
                 before = self.progress
                 window.append(self.update())
@@ -188,12 +191,14 @@ class Loop:
                 clock = {"minutes": round(self.minutes, 3), "samples_per_s": round(self.speed, 1)}
                 bar.update(total * (self.progress - before), loss=float(window[-1]["loss"]))
                 if self.step % c.log_every == 0 or last:
-                    write({"step": self.step, **self.learner.summarise(window), **clock})
+                    metrics.write({"step": self.step, **self.learner.summarise(window), **clock})
                     window = []
                 if self.validate and (self.step % c.validate_every == 0 or last):
                     figures, sentence = self.validate()
-                    write({"step": self.step, **figures, **clock})
+                    metrics.write({"step": self.step, **figures, **clock})
                     print(f"step {self.step}: {sentence}", flush=True)
+                    if self.draw and metrics.pictures_wanted:
+                        metrics.show(self.draw(), self.step)
                 if self.step % c.save_every == 0 or last:
                     self.save()
 
@@ -255,19 +260,3 @@ def open_run(out: str | Path, resume: bool) -> Path:
         raise UserError(f"{folder} holds a run: give --resume true, or another --out")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-@contextlib.contextmanager
-def _metrics(path: Path, step: int) -> Iterator[Callable[[Figures], None]]:
-    """Append to metrics.jsonl, without the lines of steps after the resumed one."""
-    lines = path.read_text().splitlines() if path.exists() and step > 0 else []
-    current = [line for line in lines if line and json.loads(line)["step"] <= step]
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(line + "\n" for line in current)
-        file.flush()
-
-        def write(figures: Figures) -> None:
-            file.write(json.dumps(figures) + "\n")
-            file.flush()
-
-        yield write

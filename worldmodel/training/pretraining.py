@@ -46,6 +46,7 @@ from worldmodel.training.loop import (
     moving_average,
     open_run,
 )
+from worldmodel.training.metrics import check_tensorboard
 from worldmodel.training.pretraining_frames import load_frames, pixel_statistics
 from worldmodel.training.self_distillation import (
     DistillationNetwork,
@@ -69,6 +70,7 @@ class PretrainConfig:
         minutes: wall-clock budget; the schedules follow the share of it that is spent.
         steps: fixed number of steps instead of `minutes`.
         resume: continue from the training state in `out`.
+        tensorboard: write metrics for TensorBoard, too, to OUT/tensorboard.
         device: auto, cpu, cuda or mps.
         batch: images per step.
         frames: frames in memory, the same number of each dataset.
@@ -107,6 +109,7 @@ class PretrainConfig:
     minutes: float = 30.0
     steps: int | None = None
     resume: bool = False
+    tensorboard: bool = False
     device: str = "auto"
     batch: int = 96
     frames: int = 40_000
@@ -140,6 +143,7 @@ class PretrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
+        check_tensorboard(self.tensorboard)
         for name in ("batch", "frames", "bank", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
@@ -345,6 +349,7 @@ def start_pretraining(config: PretrainConfig) -> tuple[Pretrainer, Loop]:
         clip=config.clip,
         log_every=config.log_every,
         save_every=config.save_every,
+        tensorboard=config.tensorboard,
     )
     loop = Loop(pretrainer, loop_config)
     if config.resume:

@@ -12,7 +12,7 @@ The tokens of every frame are computed once and memory-mapped. There are two pha
 
 A representation that is fitted beforehand, or that a `teacher` gives, starts in the second phase.
 
-``OUT/metrics.jsonl`` has a line per `log_every` steps::
+``OUT/metrics.jsonl``, and TensorBoard with `tensorboard`, have a line per `log_every` steps::
 
     step, minutes, samples_per_s
     loss                   weighted sum of the terms
@@ -44,6 +44,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +59,7 @@ from worldmodel.cli.device import autocast, has_bfloat16, pick_device
 from worldmodel.data.logs import Logs
 from worldmodel.encoders.encoder import Encoder, load_encoder
 from worldmodel.models.checkpoint import CheckpointInfo, keep_encoder, save_checkpoint
+from worldmodel.models.decoder import Decoder, load_decoder
 from worldmodel.models.registry import REPRESENTATIONS
 from worldmodel.models.world_model import WorldModel, near_distance
 from worldmodel.training.config import LossConfig, OptimConfig, TrainConfig
@@ -80,7 +82,12 @@ from worldmodel.training.losses import (
     temporal_contrast,
     weighted_sum,
 )
-from worldmodel.training.validation import error_sentence, held_out_errors, readable_share
+from worldmodel.training.validation import (
+    error_sentence,
+    held_out_errors,
+    imagined_picture,
+    readable_share,
+)
 
 __all__ = ["LossConfig", "OptimConfig", "TrainConfig", "WorldModelTrainer", "start", "train"]
 Array = NDArray[Any]
@@ -90,6 +97,7 @@ MIXED = 0.5  # share of the clips of the first phase with frames in other looks
 READ_PROPRIO = 0.02  # weight of this term in the second phase
 VALIDATION, DISTANCE = 2**31, 2**31 + 1  # beside the seed, of validation clips and of the distance
 DISTANCE_CLIPS = 1024  # that the distance is fitted to
+PICTURED = 4  # clips in a picture
 
 
 class WorldModelTrainer:
@@ -276,7 +284,7 @@ class WorldModelTrainer:
     # Validation ------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _held_out(self, count: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    def held_out(self, count: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
         """Latents ``[B, J, P, D]``, proprio and actions of random held-out clips."""
         rng = np.random.default_rng((self.config.seed, VALIDATION))
         frames, proprio, actions = self.frames.draw(count, length, rng, held_out=True)[:3]
@@ -291,7 +299,7 @@ class WorldModelTrainer:
         if not self.frames.fixed:
             return {}, "the latents are trained, the predictor not yet"
         with autocast(self.device):
-            batch = self._held_out(clips, self.config.model.context + self.config.horizon)
+            batch = self.held_out(clips, self.config.model.context + self.config.horizon)
             errors = held_out_errors(self.averaged, *batch)
         return errors, error_sentence(errors)
 
@@ -302,7 +310,7 @@ class WorldModelTrainer:
         c, taught = self.config, self.teacher
         folder = Path(c.out) / "checkpoint"
         with autocast(self.device):
-            z, proprio, _ = self._held_out(512, 2)
+            z, proprio, _ = self.held_out(512, 2)
             readable = readable_share(self.averaged, z[:, -1], proprio[:, -1])
         with torch.no_grad():
             near = near_distance(self.averaged, z[:, -1])
@@ -372,11 +380,22 @@ def start(config: TrainConfig) -> tuple[WorldModelTrainer, Loop]:
         log_every=config.log_every,
         save_every=config.save_every,
         validate_every=config.validate_every,
+        tensorboard=config.tensorboard,
     )
-    loop = Loop(trainer, loop_config, trainer.validate)
+    draw = None
+    if teacher and config.teacher and config.tensorboard:
+        decoder = load_decoder(config.teacher, teacher.model, teacher.info)
+        draw = partial(draw_imagined, trainer, decoder) if decoder else None
+    loop = Loop(trainer, loop_config, trainer.validate, draw)
     if config.resume:
         loop.resume()
     return trainer, loop
+
+
+def draw_imagined(trainer: WorldModelTrainer, decoder: Decoder) -> dict[str, Array]:
+    """A picture of what the averaged model imagines in held-out clips, for TensorBoard."""
+    clips = trainer.held_out(PICTURED, trainer.config.model.context + trainer.config.horizon)
+    return {"imagined": imagined_picture(trainer.averaged, decoder, *clips)}
 
 
 def train(config: TrainConfig) -> Path:

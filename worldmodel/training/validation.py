@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from worldmodel.models.decoder import Decoder
 from worldmodel.models.world_model import WorldModel, random_distance
 from worldmodel.training.losses import normalised_proprio
+
+Array = NDArray[Any]
 
 
 @torch.no_grad()
@@ -38,6 +44,26 @@ def held_out_errors(
         "val_distance": [round(float(x), 5) for x in distance / apart],
         "val_proprio": [round(float(x), 5) for x in proprio_error.mean((0, 2))],
     }
+
+
+@torch.no_grad()
+def imagined_picture(
+    model: WorldModel, decoder: Decoder, z: Tensor, proprio: Tensor, actions: Tensor
+) -> Array:
+    """Clips in one picture, uint8 ``[2 B side, T side, 3]``: for each a row of the frames after the
+    context, drawn from their latents, and a row of what the model imagines in their place.
+
+    Args:
+        model: predicts the frames after the context.
+        decoder: draws latents.
+        z, proprio, actions: of clips, as in `held_out_errors`.
+    """
+    k = model.config.context
+    future = actions[:, None, k - 1 :]
+    imagined = model.rollout(z[:, :k], proprio[:, :k], actions[:, : k - 1], future).z[:, 0]
+    rows = decoder.paint(torch.stack([z[:, k:], imagined], 1).flatten(0, 1).float())
+    count, steps, side = rows.shape[:3]
+    return rows.swapaxes(1, 2).reshape(count * side, steps * side, 3)
 
 
 def error_sentence(errors: dict[str, list[float]]) -> str:

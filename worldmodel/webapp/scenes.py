@@ -22,7 +22,8 @@ class SceneChoice:
     Attributes:
         env_id: Gymnasium id of the environment.
         scene: how to show it.
-        checkpoint: bundled name or folder; None takes the one bundled for the environment.
+        checkpoint: bundled name, folder or hf:USER/NAME; None takes the one bundled for the
+            environment.
     """
 
     env_id: str

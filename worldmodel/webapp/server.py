@@ -23,7 +23,7 @@ class AppConfig:
     port: int = 8080
     """Port to listen on."""
     checkpoint: str | None = None
-    """Bundled name or folder, instead of the one bundled for its environment."""
+    """Bundled name, folder or hf:USER/NAME, instead of the one bundled for its environment."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
 

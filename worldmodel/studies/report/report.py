@@ -35,7 +35,7 @@ class ReportConfig:
     """What to show."""
 
     run: str
-    """Folder of a training run, or a checkpoint: bundled name or folder."""
+    """Folder of a training run, or a checkpoint: bundled name, folder or hf:USER/NAME."""
     out: Path = Path("report.html")
     """HTML file to write."""
     evaluation: list[str] = field(default_factory=list)
