@@ -92,6 +92,16 @@ def test_goals_and_images_of_any_size_come_from_the_robot(checkpoint: Path) -> N
         np.testing.assert_array_equal(first["actions"], again["actions"])
 
 
+def test_a_goal_that_is_reached_already_is_told_once_an_episode(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(checkpoint) as server, robot(server) as connection:
+        for message in ({"goal": GOAL}, {"reset": True}):
+            ask(connection, pixels=GOAL, proprio=PROPRIO, **message)
+            ask(connection, pixels=GOAL, proprio=PROPRIO)
+            assert capsys.readouterr().err.count("warning: the start is near the goal") == 1
+
+
 def test_robots_do_not_disturb_one_another(checkpoint: Path) -> None:
     with serving(checkpoint) as server, robot(server) as one, robot(server) as other:
         alone = ask(one, goal=GOAL, pixels=PIXELS, proprio=PROPRIO)["distance"]

@@ -58,10 +58,11 @@ def test_metrics_of_chips_are_their_distances_before_and_after(chips: Any) -> No
 def test_the_outcome_names_the_first_success(maze: Any) -> None:
     goal = np.array([0.4, 0.4, 0, 0, 0])
     away = goal + [0.5, 0, 0, 0, 0]
-    for path, any_, first, final in (
-        ([away, away, goal, away, goal], True, 2, True),
-        ([away, goal, away], True, 1, False),
-        ([away, away], False, None, False),
+    for path, *expected in (
+        ([away, away, goal, away, goal], False, True, 2, True),
+        ([away, goal, away], False, True, 1, False),
+        ([away, away], False, False, None, False),
+        ([goal, goal, away], True, True, 1, False),
     ):
-        expected = {"success_any": any_, "first_success_step": first, "success_final": final}
-        assert episode_outcome(maze, path, goal) == expected
+        names = ("success_at_start", "success_any", "first_success_step", "success_final")
+        assert episode_outcome(maze, path, goal) == dict(zip(names, expected, strict=True))

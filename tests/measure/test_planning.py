@@ -105,6 +105,23 @@ def test_guardrails_are_kept_drawn_and_reported(folder: Path, tmp_path: Path) ->
     np.testing.assert_allclose(changed.mean(0), (231, 25), atol=2)
 
 
+def test_a_start_that_is_the_goal_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = make_env(PUSHT, {})
+    state = sample_tasks(env, 1, 0, 25)[0].start_state
+    save_goal(GoalTask(state, state, 0), env, tmp_path / "goal.png")
+    env.close()
+    assert main(flags(folder, goal=tmp_path / "goal.png", steps=1, out=tmp_path / "out")) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("warning: the start already is a success")
+    assert captured.out.startswith("goal reached before the first of 1 steps")
+    assert main(once(folder, goal=folder / "alone.png")) == 0
+    captured = capsys.readouterr()
+    assert "warning: the start is near the goal already: their latent distance is 0" in captured.err
+    assert json.loads(captured.out)["latent_distance"] == 0
+
+
 def test_an_episode_may_end_where_the_next_plan_begins(folder: Path, tmp_path: Path) -> None:
     """Two model steps with a context of three frames: the film needs no third frame."""
     given = ["--guardrail", "no_go:disc=0.05:0.05:0.01", "--steps", "10"]

@@ -17,13 +17,25 @@ Array = NDArray[Any]
 
 
 def load_image(path: str | Path, size: int, fit: str = "stretch") -> Array:
-    """An image file as uint8 ``[size, size, 3]``, turned as its EXIF data say. One of another size
-    is fitted, with a line on stderr.
+    """An image file (see `read_pixels`) as uint8 ``[size, size, 3]``. One of another size is
+    fitted, with a line on stderr.
+
+    Args:
+        path: of the file.
+        size: height and width, pixels.
+        fit: how it becomes a square: see `ImageFit`.
+
+    Raises:
+        UserError: the file is missing, or no such image.
+    """
+    return fit_pixels(read_pixels(path), path, size, fit)
+
+
+def read_pixels(path: str | Path) -> Array:
+    """An image file as uint8 ``[H, W, 3]``, turned as its EXIF data say.
 
     Args:
         path: any format that Pillow reads; RGB, grey, or with a palette or opaque alpha.
-        size: height and width, pixels.
-        fit: how it becomes a square: see `ImageFit`.
 
     Raises:
         UserError: the file is missing, or no such image.
@@ -31,13 +43,17 @@ def load_image(path: str | Path, size: int, fit: str = "stretch") -> Array:
     try:
         with Image.open(path) as image:
             turned = ImageOps.exif_transpose(image)
-            pixels = _rgb(turned, str(path))
+            return _rgb(turned, str(path))
     except FileNotFoundError:
         raise UserError(f"no image at {path}") from None
     except UnidentifiedImageError:
         raise UserError(f"{path} is not an image that can be read: its format is unknown") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not an image that can be read: {error}") from None
+
+
+def fit_pixels(pixels: Array, path: str | Path, size: int, fit: str) -> Array:
+    """Pixels ``[H, W, 3]`` as ``[size, size, 3]``, as `load_image` does; `path` names them."""
     height, width = pixels.shape[:2]
     if (height, width) == (size, size):
         return pixels

@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from worldmodel.agent import Agent
+from worldmodel.cli import warn
 from worldmodel.cli.device import pick_device
 from worldmodel.control.config import AgentConfig, PlannerConfig
+from worldmodel.control.goal_warnings import goal_warnings
 from worldmodel.control.guardrails import parse_rules
 from worldmodel.data.images import load_image
 from worldmodel.deploy.robot_session import RobotSession
@@ -98,6 +100,10 @@ class RobotServer:
         if config.goal is not None:
             self.goal = load_image(config.goal, info.image_size, info.fit)
         agent = self._agent()  # so that wrong settings show here
+        if self.goal is not None:
+            agent.reset(self.goal)
+            for sentence in goal_warnings(agent.perception):
+                warn(sentence)
         hold = info.hold if isinstance(info.hold, str | None) else list(info.hold)
         self.metadata = {
             "checkpoint": config.checkpoint,

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.agent import Agent
+from worldmodel.cli import warn
+from worldmodel.control.goal_warnings import goal_warnings
 from worldmodel.data.image_fit import ImageFit, checked_images
 from worldmodel.errors import UserError
 
@@ -94,6 +96,9 @@ class RobotSession:
     def _act(self, message: Mapping[str, Any]) -> dict[str, Any]:
         pixels = self._image(message["pixels"], "pixels")
         proprio = self._proprio(message.get("proprio"))
+        if self.agent.last_plan is None:  # the episode begins
+            for sentence in goal_warnings(self.agent.perception, pixels):
+                warn(sentence)
         begun = time.perf_counter()
         action = self.agent.act({"pixels": pixels, "proprio": proprio})
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from dataclasses import dataclass, field
@@ -13,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from envs.task import task_of
+from worldmodel.agent import Agent
 from worldmodel.cli import atomic_write_bytes, atomic_write_json
+from worldmodel.control.goal_warnings import goal_warnings
 from worldmodel.data.environments import VIEW_FLAGS
-from worldmodel.data.images import load_image
+from worldmodel.data.images import fit_pixels, read_pixels
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import make_env
 from worldmodel.measure.tasks import GoalTask, render, sample_tasks
@@ -54,6 +58,7 @@ class GoalFile:
     start_state: list[float]
     goal_state: list[float]
     env_seed: int | None = None  #: of the episode that both come from
+    image_hash: str | None = None  #: see `image_hash`; None in files without one
 
 
 def make_goal(config: GoalConfig) -> None:
@@ -79,8 +84,8 @@ def save_goal(task: GoalTask, env: gym.Env[Any, Any], path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UserError(f"a goal image is a PNG file: {path} should end in .png")
-    buffer = io.BytesIO()
-    Image.fromarray(render(env, task.goal_state)).save(buffer, "PNG")
+    buffer, pixels = io.BytesIO(), render(env, task.goal_state)
+    Image.fromarray(pixels).save(buffer, "PNG")
     assert env.spec is not None
     kwargs = {name: value for name, value in env.spec.kwargs.items() if name not in NOT_SAVED}
     atomic_write_bytes(path, buffer.getvalue())
@@ -92,20 +97,61 @@ def save_goal(task: GoalTask, env: gym.Env[Any, Any], path: str | Path) -> None:
             "start_state": task.start_state.tolist(),
             "goal_state": task.goal_state.tolist(),
             "env_seed": task.env_seed,
+            "image_hash": image_hash(pixels),
         },
     )
+
+
+def task_warnings(
+    agent: Agent,
+    env: gym.Env[Any, Any],
+    pixels: Array,
+    state: Array,
+    goal_state: Array | None,
+) -> list[str]:
+    """Warnings about a goal, before an episode towards it.
+
+    Args:
+        agent: it was reset with the goal.
+        env: its `envs.task.Task` defines success.
+        pixels: camera image at the start ``[H, W, 3]``.
+        state: at the start ``[Ds]``.
+        goal_state: ``[Ds]``, or None where it is unknown. Where it is known, states decide whether
+            the start already is a success; latents do otherwise.
+    """
+    if goal_state is None:
+        return goal_warnings(agent.perception, pixels)
+    warnings = goal_warnings(agent.perception)
+    if task_of(env).success(state, goal_state):
+        warnings.append("the start already is a success: its state is within tolerance of the goal")
+    return warnings
+
+
+def image_hash(pixels: Array) -> str:
+    """A hash of an image ``[H, W, 3]``: the same for the same pixels in any lossless format."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
 
 
 def load_goal(path: str | Path, size: int, fit: str = "stretch") -> tuple[Array, GoalFile | None]:
     """A goal image (see `load_image`), and the ``.json`` file beside it if there is one.
 
     Raises:
-        UserError: the image or the file is unusable.
+        UserError: the image or the file is unusable, or the file describes another image.
     """
-    pixels = load_image(path, size, fit)
+    pixels = read_pixels(path)
+    goal = _file_beside(path)
+    if goal is not None and goal.image_hash not in (None, image_hash(pixels)):
+        raise UserError(
+            f"{Path(path).with_suffix('.json')} describes another image than {path}, so success "
+            "would be that of another goal: move it away, or make both again"
+        )
+    return fit_pixels(pixels, path, size, fit), goal
+
+
+def _file_beside(path: str | Path) -> GoalFile | None:
     beside = Path(path).with_suffix(".json")
     if not beside.exists():
-        return pixels, None
+        return None
     try:
         content = json.loads(beside.read_text(encoding="utf-8"))
         goal = GoalFile(**content)
@@ -119,4 +165,4 @@ def load_goal(path: str | Path, size: int, fit: str = "stretch") -> tuple[Array,
             f"{beside}, beside the goal image, is no description of a goal ({error}): "
             "correct it or move it away"
         ) from None
-    return pixels, goal
+    return goal

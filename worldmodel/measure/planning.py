@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from envs.task import task_of
 from worldmodel.agent import Agent
-from worldmodel.cli import atomic_write_bytes, atomic_write_json, writable_folder
+from worldmodel.cli import atomic_write_bytes, atomic_write_json, warn, writable_folder
 from worldmodel.cli.device import pick_device
 from worldmodel.control.config import AgentConfig, PlannerConfig
+from worldmodel.control.goal_warnings import goal_warnings
 from worldmodel.control.guardrails import parse_rules
 from worldmodel.control.hold import task_hold
 from worldmodel.data.environments import VIEW_FLAGS
@@ -27,8 +28,8 @@ from worldmodel.measure.episode import EpisodeLog, finite, run_episode
 from worldmodel.measure.episode_pictures import draw_costs, episode_film, explanation_pictures
 from worldmodel.measure.explanation import RecordingPlanner
 from worldmodel.measure.film import animate, as_gif, as_mp4, guardrail_regions
-from worldmodel.measure.goals import GoalFile, load_goal
-from worldmodel.measure.outcomes import episode_outcome
+from worldmodel.measure.goals import GoalFile, load_goal, task_warnings
+from worldmodel.measure.outcomes import episode_outcome, outcome_text
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
 from worldmodel.models.decoder import Decoder, load_decoder
 
@@ -94,7 +95,7 @@ def plan_from_image(config: PlanConfig) -> dict[str, Any]:
     proprio = None if config.proprio is None else _parse_proprio(config.proprio)
     device = pick_device(config.device)
     model, encoder, info = load_checkpoint(config.checkpoint)
-    goal, _ = load_goal(config.goal, info.image_size, info.fit)
+    goal = load_image(config.goal, info.image_size, info.fit)
     pixels = load_image(config.image, info.image_size, info.fit)
     parts = model.to(device), encoder.to(device), info
     agent = Agent(*parts, config.planner.make(), config.agent)
@@ -102,6 +103,8 @@ def plan_from_image(config: PlanConfig) -> dict[str, Any]:
     agent.act(
         {"pixels": pixels, "proprio": agent.read_proprio(pixels) if proprio is None else proprio}
     )
+    for sentence in goal_warnings(agent.perception, pixels):
+        warn(sentence)
     plan = agent.last_plan
     assert plan is not None
     if agent.stop_reason:
@@ -182,6 +185,9 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
         writable_folder(config.out)
         log, interrupted = EpisodeLog(), False
         agent.reset(goal, config.seed, config.steps)
+        obs, first = start
+        for sentence in task_warnings(agent, env, obs["pixels"], first["state"], goal_state):
+            warn(sentence)
         try:
             run_episode(agent, env, start, config.steps, log)
         except KeyboardInterrupt:
@@ -276,11 +282,8 @@ def summary(config: PlanConfig, episode: ClosedLoop) -> str:
         distances = log.distances or [math.nan]
         text = f"{steps} steps; latent distance to the goal from {distances[0]:.3g} to "
         text += f"{distances[-1]:.3g}"
-    elif outcome["success_any"]:
-        text = f"goal reached at step {outcome['first_success_step']} of {steps}"
-        text += "" if outcome["success_final"] else ", and left again"
     else:
-        text = f"goal not reached in {steps} steps"
+        text = outcome_text(outcome, steps)
     if log.plan_ms:
         text += f"; {float(np.median(log.plan_ms)) / 1e3:.2g} s a plan"
     if log.stop_reason:

@@ -24,6 +24,7 @@ from worldmodel.errors import UserError
 from worldmodel.measure.environments import check_fits, make_env
 from worldmodel.measure.episode import EpisodeLog, act_once
 from worldmodel.measure.film import guardrail_regions
+from worldmodel.measure.goals import task_warnings
 from worldmodel.measure.outcomes import episode_outcome
 from worldmodel.measure.tasks import sample_tasks
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
@@ -64,6 +65,7 @@ class Session:
         guardrails: rules, as on the command line.
         agent: None before `begin`.
         log: of the current run.
+        warnings: about the goal of the current run.
         imagined: predicted frames of the current plan ``[T, H, W, 3]``, or None.
         path: predicted path of the robot, or the planned stroke, places ``[n, 2]``; or None.
 
@@ -103,6 +105,7 @@ class Session:
         self.agent: Agent | None = None
         self.imagined: Array | None = None
         self.path: Array | None = None
+        self.warnings: list[str] = []
 
     # The goal ------------------------------------------------------------------------------
 
@@ -197,7 +200,9 @@ class Session:
         parts = self.model, self.encoder, self.info
         agent = Agent(*parts, planners.make("cem"), config, task_hold(self.env))
         agent.reset(self.goal, steps=steps)
-        self._clear_run(self.log.states[-1])
+        state, pixels = self.log.states[-1], self.obs["pixels"]
+        self._clear_run(state)
+        self.warnings = task_warnings(agent, self.env, pixels, state, self.goal_state)
         self.agent = agent
 
     def step(self) -> None:
@@ -239,9 +244,12 @@ class Session:
             return "unknown: an uploaded image does not tell the goal's state"
         found = episode_outcome(self.env, self.log.states, self.goal_state)
         text = "goal not reached yet"
-        if found["success_any"]:
+        if found["success_at_start"]:
+            text = "goal reached at the start"
+        elif found["success_any"]:
             text = f"goal reached at step {found['first_success_step']}"
-            text += "" if found["success_final"] else ", then left again"
+        if text != "goal not reached yet" and not found["success_final"]:
+            text += ", then left again"
         parts = []
         for name, error in self.task.errors(self.log.states[-1], self.goal_state).items():
             quantity, _, unit = name.partition(", ")
