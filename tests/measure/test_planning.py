@@ -200,6 +200,7 @@ def bad(folder: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:
     config.write_text("sampels: 3\n")
     return {
         "missing goal": (flags(folder, goal=tmp_path / "no.png"), "no image at"),
+        "no such frame": (flags(folder, goal=f"{folder / 'goal.png'}@9s"), "has no frame 9s"),
         "not an image": (flags(folder, goal=text), "not an image"),
         "transparent": (flags(folder, goal=clear), "transparent in places"),
         "another env": (flags(folder, env=MAZE, goal=folder / "maze.png"), "for worldmodel/PushT"),

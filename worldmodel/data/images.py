@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -11,9 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from worldmodel.data.image_fit import ImageFit
+from worldmodel.data.video import video_frame
 from worldmodel.errors import UserError
 
 Array = NDArray[Any]
+WHEN = re.compile(
+    r"[0-9]{1,9}(\.[0-9]{1,9})?s|[0-9]{1,9}"
+)  # a frame of a video: seconds, or a number
 
 
 def load_image(path: str | Path, size: int, fit: str = "stretch") -> Array:
@@ -32,14 +37,17 @@ def load_image(path: str | Path, size: int, fit: str = "stretch") -> Array:
 
 
 def read_pixels(path: str | Path) -> Array:
-    """An image file as uint8 ``[H, W, 3]``, turned as its EXIF data say.
+    """An image file, turned as its EXIF data say, or a frame of a video, uint8 ``[H, W, 3]``.
 
     Args:
-        path: any format that Pillow reads; RGB, grey, or with a palette or opaque alpha.
+        path: any format that Pillow reads; RGB, grey, or with a palette or opaque alpha. Or a video
+            and which of its frames, as ``demo.mp4@12.5s`` or ``demo.mp4@300``: see `video_frame`.
 
     Raises:
-        UserError: the file is missing, or no such image.
+        UserError: the file is missing, or no such image or video.
     """
+    if is_video_frame(path):
+        return _frame(str(path))
     try:
         with Image.open(path) as image:
             turned = ImageOps.exif_transpose(image)
@@ -47,9 +55,26 @@ def read_pixels(path: str | Path) -> Array:
     except FileNotFoundError:
         raise UserError(f"no image at {path}") from None
     except UnidentifiedImageError:
-        raise UserError(f"{path} is not an image that can be read: its format is unknown") from None
+        raise UserError(
+            f"{path} is not an image that can be read: its format is unknown; for a frame of a "
+            f"video write {path}@12.5s"
+        ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not an image that can be read: {error}") from None
+
+
+def is_video_frame(path: str | Path) -> bool:
+    """Whether `path` is no file but names a frame of one, as ``demo.mp4@12.5s``."""
+    video, at, _ = str(path).rpartition("@")
+    return bool(at) and not Path(path).exists() and Path(video).exists()
+
+
+def _frame(path: str) -> Array:
+    """The frame that ``demo.mp4@12.5s`` names."""
+    video, _, when = path.rpartition("@")
+    if not WHEN.fullmatch(when):
+        raise UserError(f"{path} names no frame: write seconds, {video}@12.5s, or a number, @300")
+    return video_frame(Path(video), when)
 
 
 def fit_pixels(pixels: Array, path: str | Path, size: int, fit: str) -> Array:

@@ -50,7 +50,7 @@ class ServeConfig:
     checkpoint: str
     """Bundled name or folder."""
     goal: Path | None = None
-    """Goal image of robots that send none."""
+    """Goal image of robots that send none; or a frame of a video, as demo.mp4@12.5s."""
     host: str = "127.0.0.1"
     """Address to listen on. Any other than this machine's own needs a --token."""
     port: int = 8000

@@ -19,7 +19,7 @@ from worldmodel.agent import Agent
 from worldmodel.cli import atomic_write_bytes, atomic_write_json
 from worldmodel.control.goal_warnings import goal_warnings
 from worldmodel.data.environments import VIEW_FLAGS
-from worldmodel.data.images import fit_pixels, read_pixels
+from worldmodel.data.images import fit_pixels, is_video_frame, read_pixels
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import make_env
 from worldmodel.measure.tasks import GoalTask, render, sample_tasks
@@ -133,13 +133,14 @@ def image_hash(pixels: Array) -> str:
 
 
 def load_goal(path: str | Path, size: int, fit: str = "stretch") -> tuple[Array, GoalFile | None]:
-    """A goal image (see `load_image`), and the ``.json`` file beside it if there is one.
+    """A goal image (see `load_image`), and the ``.json`` file beside it if there is one. A frame of
+    a video has none.
 
     Raises:
         UserError: the image or the file is unusable, or the file describes another image.
     """
     pixels = read_pixels(path)
-    goal = _file_beside(path)
+    goal = None if is_video_frame(path) else _file_beside(path)
     if goal is not None and goal.image_hash not in (None, image_hash(pixels)):
         raise UserError(
             f"{Path(path).with_suffix('.json')} describes another image than {path}, so success "

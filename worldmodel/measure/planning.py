@@ -43,7 +43,7 @@ class PlanConfig:
     SHORT: ClassVar = {"planner": "planner.name", "guardrail": "agent.guardrails", **VIEW_FLAGS}
 
     goal: Path
-    """Goal image: PNG, RGB, of the camera's size. A .json beside it may hold states."""
+    """Goal image; a .json beside it may hold states. Or a frame of a video: demo.mp4@12.5s."""
     env: str | None = None
     """Gymnasium id to act in, such as worldmodel/PushT-v0."""
     image: Path | None = None
