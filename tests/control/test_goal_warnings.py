@@ -40,6 +40,10 @@ def test_a_goal_unlike_the_data_is_told_with_its_distance(agent: Agent, make: Ma
     agent.perception.info = replace(agent.info, familiar=familiar.arrays())
     (warning,) = goal_warnings(agent.perception)
     assert "unlike the data: it is 3.40 from the nearest familiar frame" in warning
+    for reach in ("each", "any"):
+        agent.reset(np.stack([seen, other]), reach=reach)
+        (warning,) = goal_warnings(agent.perception)
+        assert warning.startswith("goal 2 of 2 is unlike the data: it is 3.40 from")
     agent.reset(seen)
     assert goal_warnings(agent.perception) == []
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from recordings import FPS, write_video
 
-from worldmodel.data.images import load_image, read_pixels
+from worldmodel.data.images import load_image, load_images, read_pixels, split_names
 from worldmodel.errors import UserError
 
 FRAMES = 3 * FPS
@@ -65,3 +65,13 @@ def test_what_is_no_frame_is_named(video: Path, name: str, message: str) -> None
     video.with_name("broken.mp4").write_bytes(video.read_bytes()[:600])
     with pytest.raises(UserError, match=message):
         read_pixels(video.with_name(name))
+
+
+def test_several_images_have_commas_between_them(video: Path) -> None:
+    one = video.with_name("one, two.png")
+    Image.new("RGB", (8, 8), "red").save(one)
+    assert split_names(one) == [str(one)]
+    names = f"{video}@0,{video}@29"
+    assert [int(image.mean() > 100) for image in load_images(names, 64)] == [0, 1]
+    with pytest.raises(UserError, match="has an empty name"):
+        split_names("a.png,")

@@ -105,6 +105,29 @@ def test_guardrails_are_kept_drawn_and_reported(folder: Path, tmp_path: Path) ->
     np.testing.assert_allclose(changed.mean(0), (231, 25), atol=2)
 
 
+@pytest.mark.parametrize("reach", ["each", "any"])
+def test_several_goals(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], reach: str
+) -> None:
+    """The first goal is the start; the other is not reached in one step."""
+    env = make_env(PUSHT, {})
+    task = sample_tasks(env, 1, 0, 25)[0]
+    save_goal(GoalTask(task.start_state, task.start_state, 0), env, tmp_path / "here.png")
+    env.close()
+    goals = f"{tmp_path / 'here.png'},{folder / 'goal.png'}"
+    assert main(flags(folder, goal=goals, reach=reach, steps=1, out=tmp_path / "out")) == 0
+    output, errors = capsys.readouterr()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["reach"] == reach and report["goal"] == goals
+    assert report["outcome"]["success_at_start"] == (reach == "any")
+    assert ("the start already is a success" in errors) == (reach == "any")
+    assert output.startswith("goal reached before" if reach == "any" else "goal not reached in 1")
+    with_unknown = f"{goals},{folder / 'alone.png'}"
+    assert main(flags(folder, goal=with_unknown, steps=1, out=tmp_path / "out")) == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["outcome"] is None
+    assert main(once(folder, goal=goals, reach=reach)) == 0
+
+
 def test_a_start_that_is_the_goal_is_said(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +224,12 @@ def bad(folder: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:
     return {
         "missing goal": (flags(folder, goal=tmp_path / "no.png"), "no image at"),
         "no such frame": (flags(folder, goal=f"{folder / 'goal.png'}@9s"), "has no frame 9s"),
+        "one of two is missing": (
+            flags(folder, goal=f"{folder / 'goal.png'},no.png"),
+            "no image at no",
+        ),
+        "an empty name": (flags(folder, goal=f"{folder / 'goal.png'},"), "has an empty name"),
+        "reach": (flags(folder, reach="all"), "reach is 'all': choose any"),
         "not an image": (flags(folder, goal=text), "not an image"),
         "transparent": (flags(folder, goal=clear), "transparent in places"),
         "another env": (flags(folder, env=MAZE, goal=folder / "maze.png"), "for worldmodel/PushT"),
@@ -250,6 +279,14 @@ def test_a_sidecar_that_does_not_fit_is_named(
     env.close()
     assert main(flags(folder, goal=tmp_path / "goal.png", out=tmp_path / "out")) == 2
     assert "goal.json does not fit" in capsys.readouterr().err
+    goals = f"{folder / 'goal.png'},{tmp_path / 'goal.png'}"
+    for state, message in ((np.zeros(3), "shape (3,)"), (np.zeros((2, 5)), "shape (2, 5)")):
+        content = json.loads((tmp_path / "goal.json").read_text()) | {"goal_state": state.tolist()}
+        (tmp_path / "goal.json").write_text(json.dumps(content))
+        assert main(flags(folder, goal=goals, out=tmp_path / "out")) == 2
+        assert f"goal.json does not fit {PUSHT}: its goal_state has {message}" in (
+            capsys.readouterr().err
+        )
     assert not (tmp_path / "out").exists()
 
 

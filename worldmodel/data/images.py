@@ -36,6 +36,24 @@ def load_image(path: str | Path, size: int, fit: str = "stretch") -> Array:
     return fit_pixels(read_pixels(path), path, size, fit)
 
 
+def load_images(names: str | Path, size: int, fit: str = "stretch") -> Array:
+    """The images in ``a.png,b.png``, uint8 ``[N, size, size, 3]``: see `load_image`."""
+    return np.stack([load_image(name, size, fit) for name in split_names(names)])
+
+
+def split_names(names: str | Path) -> list[str]:
+    """The names in ``a.png,b.png``, at least one. A file whose own name has a comma is one.
+
+    Raises:
+        UserError: one of several is empty.
+    """
+    text = str(names)
+    found = [text] if Path(text).exists() else text.split(",")
+    if "" in found:
+        raise UserError(f"{text!r} has an empty name: write names with commas, as a.png,b.png")
+    return found
+
+
 def read_pixels(path: str | Path) -> Array:
     """An image file, turned as its EXIF data say, or a frame of a video, uint8 ``[H, W, 3]``.
 

@@ -44,11 +44,12 @@ class RobotSession:
 
     Args:
         agent: its own, with the weights shared.
-        goal: uint8 ``[S, S, 3]``, or None until the robot sends one.
+        goal: uint8 ``[S, S, 3]``, or several ``[N, S, S, 3]``, or None until the robot sends one.
+        reach: which of several: see `Agent.reset`.
     """
 
-    def __init__(self, agent: Agent, goal: Array | None = None) -> None:
-        self.agent, self.goal = agent, goal
+    def __init__(self, agent: Agent, goal: Array | None = None, reach: str = "each") -> None:
+        self.agent, self.goal, self.reach = agent, goal, reach
         self.fit = ImageFit(agent.info.image_size, agent.info.fit)
         self._begun = False
         self._time: float | None = None
@@ -90,7 +91,7 @@ class RobotSession:
             raise UserError("there is no goal: send one, or start the server with --goal")
         if steps is not None and not isinstance(steps, int):
             raise UserError(f"steps is {steps!r}: it must be a whole number")
-        self.agent.reset(self.goal, steps=steps)
+        self.agent.reset(self.goal, steps=steps, reach=self.reach)
         self._begun, self._time = True, None
 
     def _act(self, message: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,12 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from envs.task import task_of
-from worldmodel.agent import Agent
 from worldmodel.cli import atomic_write_bytes, atomic_write_json
-from worldmodel.control.goal_warnings import goal_warnings
 from worldmodel.data.environments import VIEW_FLAGS
-from worldmodel.data.images import fit_pixels, is_video_frame, read_pixels
+from worldmodel.data.images import fit_pixels, is_video_frame, read_pixels, split_names
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import make_env
 from worldmodel.measure.tasks import GoalTask, render, sample_tasks
@@ -59,6 +56,27 @@ class GoalFile:
     goal_state: list[float]
     env_seed: int | None = None  #: of the episode that both come from
     image_hash: str | None = None  #: see `image_hash`; None in files without one
+
+
+@dataclass(frozen=True, eq=False)
+class Goals:
+    """What ``--goal`` names.
+
+    Attributes:
+        names: of the images.
+        images: uint8 ``[N, S, S, 3]``.
+        files: what lies beside each image, or None.
+    """
+
+    names: list[str]
+    images: Array
+    files: list[GoalFile | None]
+
+    @property
+    def states(self) -> list[Array]:
+        """The goal states ``[Ds]``; none unless all are known."""
+        known = [np.asarray(file.goal_state, np.float64) for file in self.files if file]
+        return known if len(known) == len(self.files) else []
 
 
 def make_goal(config: GoalConfig) -> None:
@@ -102,34 +120,20 @@ def save_goal(task: GoalTask, env: gym.Env[Any, Any], path: str | Path) -> None:
     )
 
 
-def task_warnings(
-    agent: Agent,
-    env: gym.Env[Any, Any],
-    pixels: Array,
-    state: Array,
-    goal_state: Array | None,
-) -> list[str]:
-    """Warnings about a goal, before an episode towards it.
-
-    Args:
-        agent: it was reset with the goal.
-        env: its `envs.task.Task` defines success.
-        pixels: camera image at the start ``[H, W, 3]``.
-        state: at the start ``[Ds]``.
-        goal_state: ``[Ds]``, or None where it is unknown. Where it is known, states decide whether
-            the start already is a success; latents do otherwise.
-    """
-    if goal_state is None:
-        return goal_warnings(agent.perception, pixels)
-    warnings = goal_warnings(agent.perception)
-    if task_of(env).success(state, goal_state):
-        warnings.append("the start already is a success: its state is within tolerance of the goal")
-    return warnings
-
-
 def image_hash(pixels: Array) -> str:
     """A hash of an image ``[H, W, 3]``: the same for the same pixels in any lossless format."""
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
+
+
+def load_goals(names: str, size: int, fit: str = "stretch") -> Goals:
+    """The goals in ``a.png,b.png``: see `load_goal`.
+
+    Raises:
+        UserError: as `load_goal` does.
+    """
+    found = split_names(names)
+    images, files = zip(*(load_goal(name, size, fit) for name in found), strict=True)
+    return Goals(found, np.stack(images), list(files))
 
 
 def load_goal(path: str | Path, size: int, fit: str = "stretch") -> tuple[Array, GoalFile | None]:

@@ -66,8 +66,24 @@ def episode_outcome(
 ) -> dict[str, Any]:
     """Success of one episode: before the first step, after any step, after which first, and after
     the last."""
-    task = task_of(env)
-    reached = [bool(task.success(state, goal_state)) for state in states]
+    return goals_outcome(env, states, [goal_state])
+
+
+def goals_outcome(
+    env: gym.Env[Any, Any],
+    states: Sequence[Array],
+    goal_states: Sequence[Array],
+    reach: str = "any",
+) -> dict[str, Any]:
+    """`episode_outcome` with several goals. Success is any of them, or with `reach` "each", the
+    last one after all others in their order."""
+    task, before = task_of(env), list(goal_states[:-1]) if reach == "each" else []
+    last = goal_states[-1:] if reach == "each" else goal_states
+    reached = []
+    for state in states:
+        while before and task.success(state, before[0]):
+            before.pop(0)
+        reached.append(not before and any(bool(task.success(state, goal)) for goal in last))
     first = next((step for step, yes in enumerate(reached) if yes and step), None)
     return {
         "success_at_start": reached[0],

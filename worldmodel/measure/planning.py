@@ -20,16 +20,17 @@ from worldmodel.control.config import AgentConfig, PlannerConfig
 from worldmodel.control.goal_warnings import goal_warnings
 from worldmodel.control.guardrails import parse_rules
 from worldmodel.control.hold import task_hold
+from worldmodel.control.observations import check_reach
 from worldmodel.data.environments import VIEW_FLAGS
-from worldmodel.data.images import load_image
+from worldmodel.data.images import load_image, load_images
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import check_fits, chosen_kwargs, make_env, same_env, view_of
 from worldmodel.measure.episode import EpisodeLog, finite, run_episode
 from worldmodel.measure.episode_pictures import draw_costs, episode_film, explanation_pictures
 from worldmodel.measure.explanation import RecordingPlanner
-from worldmodel.measure.film import animate, as_gif, as_mp4, guardrail_regions
-from worldmodel.measure.goals import GoalFile, load_goal, task_warnings
-from worldmodel.measure.outcomes import episode_outcome, outcome_text
+from worldmodel.measure.film import animate, as_gif, as_mp4, guardrail_regions, tiled
+from worldmodel.measure.goals import Goals, load_goals
+from worldmodel.measure.outcomes import goals_outcome, outcome_text
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
 from worldmodel.models.decoder import Decoder, load_decoder
 
@@ -42,8 +43,11 @@ class PlanConfig:
 
     SHORT: ClassVar = {"planner": "planner.name", "guardrail": "agent.guardrails", **VIEW_FLAGS}
 
-    goal: Path
-    """Goal image; a .json beside it may hold states. Or a frame of a video: demo.mp4@12.5s."""
+    goal: str
+    """Goal image; a .json beside it may hold states. Or a frame of a video: demo.mp4@12.5s. Or
+    several of either: a.png,b.png."""
+    reach: str = "each"
+    """Which of several goals to reach: each, in their order, or any, the one that is cheapest."""
     env: str | None = None
     """Gymnasium id to act in, such as worldmodel/PushT-v0."""
     image: Path | None = None
@@ -76,6 +80,7 @@ class PlanConfig:
             raise UserError("--image needs a --checkpoint, a bundled name (pusht) or a folder")
         if self.proprio is not None and self.image is None:
             raise UserError("--proprio goes with --image; an environment measures its own")
+        check_reach(self.reach)
         parse_rules(self.agent.guardrails)
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}: it must be at least 1")
@@ -95,11 +100,11 @@ def plan_from_image(config: PlanConfig) -> dict[str, Any]:
     proprio = None if config.proprio is None else _parse_proprio(config.proprio)
     device = pick_device(config.device)
     model, encoder, info = load_checkpoint(config.checkpoint)
-    goal = load_image(config.goal, info.image_size, info.fit)
+    goals = load_images(config.goal, info.image_size, info.fit)
     pixels = load_image(config.image, info.image_size, info.fit)
     parts = model.to(device), encoder.to(device), info
     agent = Agent(*parts, config.planner.make(), config.agent)
-    agent.reset(goal, config.seed)
+    agent.reset(goals, config.seed, reach=config.reach)
     agent.act(
         {"pixels": pixels, "proprio": agent.read_proprio(pixels) if proprio is None else proprio}
     )
@@ -137,9 +142,9 @@ class ClosedLoop:
     Attributes:
         agent: that acted.
         decoder: of its latents, or None.
-        goal: uint8 ``[H, W, 3]``.
+        goals: uint8 ``[N, H, W, 3]``.
         log: of all steps.
-        outcome: success, or None where the goal's state is unknown.
+        outcome: success, or None where the state of a goal is unknown.
         regions: of guardrails, in the image.
         in_image: of the task.
         interrupted: by Ctrl-C.
@@ -147,7 +152,7 @@ class ClosedLoop:
 
     agent: Agent
     decoder: Decoder | None
-    goal: Array
+    goals: Array
     log: EpisodeLog
     outcome: dict[str, Any] | None
     regions: list[tuple[Array, bool]]
@@ -166,14 +171,15 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
     device = pick_device(config.device)
     name = config.checkpoint or bundled_for(config.env)
     model, encoder, info = load_checkpoint(name)
-    goal, goal_file = load_goal(config.goal, info.image_size, info.fit)
-    if goal_file is not None and not same_env(goal_file.env, config.env):
-        raise UserError(f"{config.goal} is a goal of {goal_file.env}, not of {config.env}")
-    stored = info.env_kwargs
-    if goal_file is not None:
-        stored = {**view_of(stored), **goal_file.env_kwargs}
+    goals = load_goals(config.goal, info.image_size, info.fit)
+    for goal_name, file in zip(goals.names, goals.files, strict=True):
+        if file is not None and not same_env(file.env, config.env):
+            raise UserError(f"{goal_name} is a goal of {file.env}, not of {config.env}")
+    stored, first_file = info.env_kwargs, goals.files[0]
+    if first_file is not None:
+        stored = {**view_of(stored), **first_file.env_kwargs}
     env_kwargs = chosen_kwargs(config.env_kwargs, stored)
-    env = make_env(config.env, env_kwargs, info.image_size, judged=goal_file is not None)
+    env = make_env(config.env, env_kwargs, info.image_size, judged=first_file is not None)
     try:
         check_fits(env, info)
         parts = model.to(device), encoder.to(device), info
@@ -181,13 +187,11 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
         if config.explain:
             agent.planner = RecordingPlanner(agent, env)
         decoder = load_decoder(name, model, info)
-        start, goal_state = _start(config, env, goal_file)
+        start = _start(config, env, goals)
         writable_folder(config.out)
         log, interrupted = EpisodeLog(), False
-        agent.reset(goal, config.seed, config.steps)
-        obs, first = start
-        for sentence in task_warnings(agent, env, obs["pixels"], first["state"], goal_state):
-            warn(sentence)
+        agent.reset(goals.images, config.seed, config.steps, reach=config.reach)
+        _print_warnings(config, agent, env, start, goals.states)
         try:
             run_episode(agent, env, start, config.steps, log)
         except KeyboardInterrupt:
@@ -196,30 +200,56 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
         del log.frames[len(log.actions) + 1 :], log.states[len(log.actions) + 1 :]
         if not log.states:
             raise KeyboardInterrupt
-        outcome = None if goal_state is None else episode_outcome(env, log.states, goal_state)
+        outcome = None
+        if goals.states:
+            outcome = goals_outcome(env, log.states, goals.states, config.reach)
         regions = guardrail_regions(env, agent.rules)
         in_image = task_of(env).in_image
-        return ClosedLoop(agent, decoder, goal, log, outcome, regions, in_image, interrupted)
+        return ClosedLoop(
+            agent, decoder, goals.images, log, outcome, regions, in_image, interrupted
+        )
     finally:
         env.close()
 
 
-def _start(
-    config: PlanConfig, env: gym.Env[Any, Any], goal_file: GoalFile | None
-) -> tuple[tuple[Any, Any], Array | None]:
-    """What the environment's reset returns, at the goal file's start; and the goal's state."""
-    if goal_file is None:
-        return env.reset(seed=config.seed), None
+def _start(config: PlanConfig, env: gym.Env[Any, Any], goals: Goals) -> tuple[Any, Any]:
+    """What the environment's reset returns, at the start in the first goal's file."""
+    file = goals.files[0]
+    if file is None:
+        return env.reset(seed=config.seed)
+    seed = config.seed if file.env_seed is None else file.env_seed
+    # The goal's state is for measuring success; the environment needs it to show success.
+    options = {"state": file.start_state, "goal_state": np.asarray(file.goal_state, np.float64)}
     try:
-        # The goal's state is for measuring success; the environment needs it to show success.
-        goal_state = np.asarray(goal_file.goal_state, np.float64)
-        options = {"state": goal_file.start_state, "goal_state": goal_state}
-        seed = config.seed if goal_file.env_seed is None else goal_file.env_seed
-        return env.reset(seed=seed, options=options), goal_state
+        start = env.reset(seed=seed, options=options)
     except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{config.goal.with_suffix('.json')} does not fit {config.env}: {error}"
-        ) from None
+        beside = Path(goals.names[0]).with_suffix(".json")
+        raise UserError(f"{beside} does not fit {config.env}: {error}") from None
+    size = len(start[1]["state"])
+    for name, state in zip(goals.names, goals.states, strict=False):
+        if state.shape != (size,):
+            beside = Path(name).with_suffix(".json")
+            raise UserError(
+                f"{beside} does not fit {config.env}: its goal_state has shape {state.shape}, and "
+                f"states have {size} numbers"
+            )
+    return start
+
+
+def _print_warnings(
+    config: PlanConfig,
+    agent: Agent,
+    env: gym.Env[Any, Any],
+    start: tuple[Any, Any],
+    goal_states: list[Array],
+) -> None:
+    obs, info = start
+    success = None
+    if goal_states:
+        found = goals_outcome(env, [info["state"]], goal_states, config.reach)
+        success = found["success_at_start"]
+    for sentence in goal_warnings(agent.perception, obs["pixels"], success):
+        warn(sentence)
 
 
 def write_files(config: PlanConfig, episode: ClosedLoop) -> None:
@@ -231,7 +261,7 @@ def write_files(config: PlanConfig, episode: ClosedLoop) -> None:
         episode.agent,
         episode.decoder,
         log,
-        episode.goal,
+        tiled(episode.goals),
         first,
         episode.regions,
         episode.in_image,
@@ -252,7 +282,8 @@ def episode_report(
     return {
         "env": config.env,
         "checkpoint": config.checkpoint or bundled_for(config.env or ""),
-        "goal": str(config.goal),
+        "goal": config.goal,
+        "reach": config.reach,
         "planner": config.planner.name,
         "seed": config.seed,
         "steps": len(log.actions),

@@ -17,6 +17,7 @@ from planners import Trajectory
 from worldmodel.agent import Agent
 from worldmodel.cli.device import pick_device
 from worldmodel.control.config import AgentConfig
+from worldmodel.control.goal_warnings import goal_warnings
 from worldmodel.control.guardrails import parse_rules
 from worldmodel.control.hold import task_hold
 from worldmodel.data.images import read_image
@@ -24,7 +25,6 @@ from worldmodel.errors import UserError
 from worldmodel.measure.environments import check_fits, make_env
 from worldmodel.measure.episode import EpisodeLog, act_once
 from worldmodel.measure.film import guardrail_regions
-from worldmodel.measure.goals import task_warnings
 from worldmodel.measure.outcomes import episode_outcome
 from worldmodel.measure.tasks import sample_tasks
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
@@ -202,7 +202,9 @@ class Session:
         agent.reset(self.goal, steps=steps)
         state, pixels = self.log.states[-1], self.obs["pixels"]
         self._clear_run(state)
-        self.warnings = task_warnings(agent, self.env, pixels, state, self.goal_state)
+        known = self.goal_state is not None
+        success = bool(self.task.success(state, self.goal_state)) if known else None
+        self.warnings = goal_warnings(agent.perception, pixels, success)
         self.agent = agent
 
     def step(self) -> None:
