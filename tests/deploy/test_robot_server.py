@@ -100,7 +100,9 @@ def test_several_goals(checkpoint: Path, tmp_path: Path) -> None:
     distances = {}
     for reach in ("each", "any"):
         with serving(checkpoint, goal=names, reach=reach) as server, robot(server) as connection:
-            distances[reach] = ask(connection, pixels=PIXELS, proprio=PROPRIO)["distance"]
+            answer = ask(connection, pixels=PIXELS, proprio=PROPRIO)
+            assert answer["goals_left"] == 0
+            distances[reach] = answer["distance"]
     assert distances["each"] > distances["any"] == 0
 
 

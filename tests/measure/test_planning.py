@@ -123,7 +123,8 @@ def test_several_goals(
     assert ("the start already is a success" in errors) == (reach == "any")
     assert output.startswith("goal reached before" if reach == "any" else "goal not reached in 1")
     with_unknown = f"{goals},{folder / 'alone.png'}"
-    assert main(flags(folder, goal=with_unknown, steps=1, out=tmp_path / "out")) == 0
+    assert main(flags(folder, goal=with_unknown, reach=reach, steps=1, out=tmp_path / "out")) == 0
+    assert ("; on the way to goal 2 of 3;" in capsys.readouterr().out) == (reach == "each")
     assert json.loads((tmp_path / "out" / "report.json").read_text())["outcome"] is None
     assert main(once(folder, goal=goals, reach=reach)) == 0
 

@@ -37,6 +37,7 @@ class RobotSession:
     ``actions``      the next action ``[1, A]``, in the robot's units
     ``stop_reason``  None, or why the action holds the robot
     ``distance``     squared latent distance to the goal, ``near`` where it counts as near
+    ``goals_left``   number of goals that come after the present one
     ``plan_ms``      of the latest plan
 
     A frame of the same ``time`` gets the same answer again, and the agent does not see it twice. An
@@ -107,6 +108,7 @@ class RobotSession:
             "stop_reason": None if self.agent.stop_reason is None else str(self.agent.stop_reason),
             "distance": float(self.agent.distance[0]),
             "near": self.agent.info.near,
+            "goals_left": len(self.agent.perception.next_goals),
             "plan_ms": self.agent.last_timings["plan_ms"],
             "server_timing": {"infer_ms": 1e3 * (time.perf_counter() - begun)},
         }

@@ -315,6 +315,8 @@ def summary(config: PlanConfig, episode: ClosedLoop) -> str:
         text += f"{distances[-1]:.3g}"
     else:
         text = outcome_text(outcome, steps)
+    if left := len(episode.agent.perception.next_goals):
+        text += f"; on the way to goal {len(episode.goals) - left} of {len(episode.goals)}"
     if log.plan_ms:
         text += f"; {float(np.median(log.plan_ms)) / 1e3:.2g} s a plan"
     if log.stop_reason:
