@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from recordings import FPS, write_video
 
-from worldmodel.data.images import load_image, load_images, read_pixels, split_names
+from worldmodel.data.images import load_image, load_images, load_mask, read_pixels, split_names
 from worldmodel.errors import UserError
 
 FRAMES = 3 * FPS
@@ -75,3 +75,14 @@ def test_several_images_have_commas_between_them(video: Path) -> None:
     assert [int(image.mean() > 100) for image in load_images(names, 64)] == [0, 1]
     with pytest.raises(UserError, match="has an empty name"):
         split_names("a.png,")
+
+
+def test_what_is_white_counts(tmp_path: Path) -> None:
+    painted = np.zeros((32, 64), np.uint8)
+    painted[:, 32:] = 255
+    Image.fromarray(painted).save(tmp_path / "mask.png")
+    mask = load_mask(tmp_path / "mask.png", 16)
+    assert mask.shape == (16, 16) and mask[:, 9:].all() and not mask[:, :7].any()
+    Image.fromarray(0 * painted).save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match="mask.png is black everywhere: paint white what counts"):
+        load_mask(tmp_path / "mask.png", 16)

@@ -129,6 +129,35 @@ def test_several_goals(
     assert main(once(folder, goal=goals, reach=reach)) == 0
 
 
+def test_outside_the_mask_the_goal_is_as_the_start(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Something covers a part of the goal image, and the mask takes it out."""
+    with Image.open(folder / "maze.png") as image:
+        start = np.array(image)
+    with Image.open(folder / "alone.png") as image:
+        expected = np.array(image)
+    expected[:40, :40] = start[:40, :40]
+    covered, mask = expected.copy(), np.full((112, 112), 255, np.uint8)
+    covered[:40, :40], mask[:40, :40] = 0, 0
+    for name, pixels in (("start", start), ("covered", covered), ("expected", expected)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    plans = []
+    for name, given in (("covered", None), ("covered", tmp_path / "mask.png"), ("expected", None)):
+        goal, image = tmp_path / f"{name}.png", tmp_path / "start.png"
+        assert main(once(folder, goal=goal, goal_mask=given) + ["--image", str(image)]) == 0
+        plans.append(json.loads(capsys.readouterr().out))
+    for plan in plans:
+        del plan["plan_ms"]
+    assert plans[0] != plans[1] == plans[2]
+
+    out = tmp_path / "out"
+    given = {"goal_mask": tmp_path / "mask.png", "steps": 1, "out": out}
+    assert main(flags(folder, goal=folder / "alone.png", **given)) == 0
+    assert json.loads((out / "report.json").read_text())["goal_mask"] == str(given["goal_mask"])
+
+
 def test_a_start_that_is_the_goal_is_said(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,6 +258,7 @@ def bad(folder: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:
             flags(folder, goal=f"{folder / 'goal.png'},no.png"),
             "no image at no",
         ),
+        "no mask": (flags(folder, goal_mask=tmp_path / "no.png"), "no image at"),
         "an empty name": (flags(folder, goal=f"{folder / 'goal.png'},"), "has an empty name"),
         "reach": (flags(folder, reach="all"), "reach is 'all': choose any"),
         "not an image": (flags(folder, goal=text), "not an image"),

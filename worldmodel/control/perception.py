@@ -81,6 +81,7 @@ class Perception:
             UserError: `goals` are not images, `last_action` is no action, or `reach` is unknown.
         """
         goals = check_pixels(goals, "goal")
+        self.any_goal = reach is not None and check_reach(reach) == "any"
         self.batched = goals.ndim == 4 and reach is None
         self.episodes = episodes = len(goals) if self.batched else 1
         self._last_action: Tensor | None = None
@@ -90,7 +91,6 @@ class Perception:
         z = self.inference.encode(goals if goals.ndim == 4 else goals[None])
         # The proprioception at the goal is unknown: the model reads it off the image.
         proprio = self.inference.read_proprio(z)
-        self.any_goal = reach is not None and check_reach(reach) == "any"
         self.next_goals = []
         if reach == "each":
             in_order = zip(z.split(1), proprio.split(1), strict=True)

@@ -41,6 +41,18 @@ def load_images(names: str | Path, size: int, fit: str = "stretch") -> Array:
     return np.stack([load_image(name, size, fit) for name in split_names(names)])
 
 
+def load_mask(path: str | Path, size: int, fit: str = "stretch") -> Array:
+    """A mask, bool ``[size, size]``: true where an image (see `load_image`) is white.
+
+    Raises:
+        UserError: the image is unusable, or black everywhere.
+    """
+    mask: Array = load_image(path, size, fit).mean(-1) > 127
+    if not mask.any():
+        raise UserError(f"{path} is black everywhere: paint white what counts")
+    return mask
+
+
 def split_names(names: str | Path) -> list[str]:
     """The names in ``a.png,b.png``, at least one. A file whose own name has a comma is one.
 

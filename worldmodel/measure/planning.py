@@ -22,7 +22,7 @@ from worldmodel.control.guardrails import parse_rules
 from worldmodel.control.hold import task_hold
 from worldmodel.control.observations import check_reach
 from worldmodel.data.environments import VIEW_FLAGS
-from worldmodel.data.images import load_image, load_images
+from worldmodel.data.images import load_image, load_images, load_mask
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import check_fits, chosen_kwargs, make_env, same_env, view_of
 from worldmodel.measure.episode import EpisodeLog, finite, run_episode
@@ -31,7 +31,7 @@ from worldmodel.measure.explanation import RecordingPlanner
 from worldmodel.measure.film import animate, as_gif, as_mp4, guardrail_regions, tiled
 from worldmodel.measure.goals import Goals, load_goals
 from worldmodel.measure.outcomes import goals_outcome, outcome_text
-from worldmodel.models.checkpoint import bundled_for, load_checkpoint
+from worldmodel.models.checkpoint import CheckpointInfo, bundled_for, load_checkpoint
 from worldmodel.models.decoder import Decoder, load_decoder
 
 Array = NDArray[Any]
@@ -48,6 +48,8 @@ class PlanConfig:
     several of either: a.png,b.png."""
     reach: str = "each"
     """Which of several goals to reach: each, in their order, or any, the one that is cheapest."""
+    goal_mask: Path | None = None
+    """Image of the goal's size: what is white counts. Elsewhere the start replaces the goal."""
     env: str | None = None
     """Gymnasium id to act in, such as worldmodel/PushT-v0."""
     image: Path | None = None
@@ -100,8 +102,9 @@ def plan_from_image(config: PlanConfig) -> dict[str, Any]:
     proprio = None if config.proprio is None else _parse_proprio(config.proprio)
     device = pick_device(config.device)
     model, encoder, info = load_checkpoint(config.checkpoint)
-    goals = load_images(config.goal, info.image_size, info.fit)
     pixels = load_image(config.image, info.image_size, info.fit)
+    goals = load_images(config.goal, info.image_size, info.fit)
+    goals = np.where(_goal_mask(config, info), goals, pixels)
     parts = model.to(device), encoder.to(device), info
     agent = Agent(*parts, config.planner.make(), config.agent)
     agent.reset(goals, config.seed, reach=config.reach)
@@ -122,6 +125,14 @@ def plan_from_image(config: PlanConfig) -> dict[str, Any]:
         "stopped_by": plan.stop_reason,
         "plan_ms": round(agent.last_timings["plan_ms"], 3),
     }
+
+
+def _goal_mask(config: PlanConfig, info: CheckpointInfo) -> Array:
+    """Where the goal counts, bool ``[S, S, 1]``."""
+    size = info.image_size
+    if config.goal_mask is None:
+        return np.ones((size, size, 1), bool)
+    return load_mask(config.goal_mask, size, info.fit)[..., None]
 
 
 def _parse_proprio(text: str) -> Array:
@@ -172,6 +183,7 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
     name = config.checkpoint or bundled_for(config.env)
     model, encoder, info = load_checkpoint(name)
     goals = load_goals(config.goal, info.image_size, info.fit)
+    mask = _goal_mask(config, info)
     for goal_name, file in zip(goals.names, goals.files, strict=True):
         if file is not None and not same_env(file.env, config.env):
             raise UserError(f"{goal_name} is a goal of {file.env}, not of {config.env}")
@@ -190,7 +202,8 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
         start = _start(config, env, goals)
         writable_folder(config.out)
         log, interrupted = EpisodeLog(), False
-        agent.reset(goals.images, config.seed, config.steps, reach=config.reach)
+        images = np.where(mask, goals.images, start[0]["pixels"])
+        agent.reset(images, config.seed, config.steps, reach=config.reach)
         _print_warnings(config, agent, env, start, goals.states)
         try:
             run_episode(agent, env, start, config.steps, log)
@@ -205,9 +218,7 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
             outcome = goals_outcome(env, log.states, goals.states, config.reach)
         regions = guardrail_regions(env, agent.rules)
         in_image = task_of(env).in_image
-        return ClosedLoop(
-            agent, decoder, goals.images, log, outcome, regions, in_image, interrupted
-        )
+        return ClosedLoop(agent, decoder, images, log, outcome, regions, in_image, interrupted)
     finally:
         env.close()
 
@@ -283,6 +294,7 @@ def episode_report(
         "env": config.env,
         "checkpoint": config.checkpoint or bundled_for(config.env or ""),
         "goal": config.goal,
+        "goal_mask": None if config.goal_mask is None else str(config.goal_mask),
         "reach": config.reach,
         "planner": config.planner.name,
         "seed": config.seed,
