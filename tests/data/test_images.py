@@ -58,6 +58,7 @@ def test_a_file_with_an_at_sign_is_that_file(video: Path) -> None:
         ("demo.mp4@-1s", "names no frame: write seconds"),
         ("demo.mp4@9999999999s", "names no frame: write seconds"),
         ("broken.mp4@1s", "cannot read the video .*broken.mp4"),
+        (f"{'a' * 300}@1s", "cannot|not an image"),
         ("none.mp4@1s", "no image at .*none.mp4@1s"),
     ],
 )
@@ -71,6 +72,8 @@ def test_several_images_have_commas_between_them(video: Path) -> None:
     one = video.with_name("one, two.png")
     Image.new("RGB", (8, 8), "red").save(one)
     assert split_names(one) == [str(one)]
+    long = ["a" * 200] * 3  # longer than a file's name may be
+    assert split_names(",".join(long)) == long
     names = f"{video}@0,{video}@29"
     assert [int(image.mean() > 100) for image in load_images(names, 64)] == [0, 1]
     with pytest.raises(UserError, match="has an empty name"):

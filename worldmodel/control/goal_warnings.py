@@ -33,7 +33,8 @@ def goal_warnings(
 
 def _unfamiliar(seen: Perception) -> list[str]:
     """Goals that lie farther from the stored frames of the data than usual frames do."""
-    if not seen.info.familiar or seen.goal is None:
+    assert seen.goal is not None
+    if not seen.info.familiar:
         return []
     familiar = Familiar.of(seen.info, seen.inference.device)
     goals = [seen.goal, *seen.next_goals]

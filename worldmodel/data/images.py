@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -16,17 +17,15 @@ from worldmodel.data.video import video_frame
 from worldmodel.errors import UserError
 
 Array = NDArray[Any]
-WHEN = re.compile(
-    r"[0-9]{1,9}(\.[0-9]{1,9})?s|[0-9]{1,9}"
-)  # a frame of a video: seconds, or a number
+# Which frame of a video: seconds, or a number.
+WHEN = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?s|[0-9]{1,9}")
 
 
 def load_image(path: str | Path, size: int, fit: str = "stretch") -> Array:
-    """An image file (see `read_pixels`) as uint8 ``[size, size, 3]``. One of another size is
-    fitted, with a line on stderr.
+    """An image as uint8 ``[size, size, 3]``. One of another size is fitted, with a line on stderr.
 
     Args:
-        path: of the file.
+        path: see `read_pixels`.
         size: height and width, pixels.
         fit: how it becomes a square: see `ImageFit`.
 
@@ -60,7 +59,7 @@ def split_names(names: str | Path) -> list[str]:
         UserError: one of several is empty.
     """
     text = str(names)
-    found = [text] if Path(text).exists() else text.split(",")
+    found = [text] if os.path.exists(text) else text.split(",")
     if "" in found:
         raise UserError(f"{text!r} has an empty name: write names with commas, as a.png,b.png")
     return found
@@ -96,7 +95,7 @@ def read_pixels(path: str | Path) -> Array:
 def is_video_frame(path: str | Path) -> bool:
     """Whether `path` is no file but names a frame of one, as ``demo.mp4@12.5s``."""
     video, at, _ = str(path).rpartition("@")
-    return bool(at) and not Path(path).exists() and Path(video).exists()
+    return bool(at) and not os.path.exists(path) and os.path.exists(video)
 
 
 def _frame(path: str) -> Array:

@@ -204,7 +204,7 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
         log, interrupted = EpisodeLog(), False
         images = np.where(mask, goals.images, start[0]["pixels"])
         agent.reset(images, config.seed, config.steps, reach=config.reach)
-        _print_warnings(config, agent, env, start, goals.states)
+        _print_warnings(config, agent, env, start, goals)
         try:
             run_episode(agent, env, start, config.steps, log)
         except KeyboardInterrupt:
@@ -248,17 +248,15 @@ def _start(config: PlanConfig, env: gym.Env[Any, Any], goals: Goals) -> tuple[An
 
 
 def _print_warnings(
-    config: PlanConfig,
-    agent: Agent,
-    env: gym.Env[Any, Any],
-    start: tuple[Any, Any],
-    goal_states: list[Array],
+    config: PlanConfig, agent: Agent, env: gym.Env[Any, Any], start: tuple[Any, Any], goals: Goals
 ) -> None:
+    """Print what there is to say about the goals and the start. States tell whether the start is a
+    success, where they are known."""
     obs, info = start
     success = None
-    if goal_states:
-        found = goals_outcome(env, [info["state"]], goal_states, config.reach)
-        success = found["success_at_start"]
+    if goals.states:
+        outcome = goals_outcome(env, [info["state"]], goals.states, config.reach)
+        success = outcome["success_at_start"]
     for sentence in goal_warnings(agent.perception, obs["pixels"], success):
         warn(sentence)
 

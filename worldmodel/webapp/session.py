@@ -246,12 +246,10 @@ class Session:
             return "unknown: an uploaded image does not tell the goal's state"
         found = episode_outcome(self.env, self.log.states, self.goal_state)
         text = "goal not reached yet"
-        if found["success_at_start"]:
-            text = "goal reached at the start"
-        elif found["success_any"]:
-            text = f"goal reached at step {found['first_success_step']}"
-        if text != "goal not reached yet" and not found["success_final"]:
-            text += ", then left again"
+        if found["success_at_start"] or found["success_any"]:
+            first = f"step {found['first_success_step']}"
+            text = f"goal reached at {'the start' if found['success_at_start'] else first}"
+            text += "" if found["success_final"] else ", then left again"
         parts = []
         for name, error in self.task.errors(self.log.states[-1], self.goal_state).items():
             quantity, _, unit = name.partition(", ")
