@@ -141,22 +141,28 @@ class Agent:
         seed: int | None = None,
         steps: int | None = None,
         last_action: ArrayLike | None = None,
+        reach: str | None = None,
     ) -> None:
         """Begin an episode towards `goals`: encode them once, and forget everything before.
 
         Args:
-            goals: goal images, uint8 ``[H, W, 3]``, or ``[E, H, W, 3]`` for E episodes.
+            goals: goal images, uint8 ``[H, W, 3]``, or ``[E, H, W, 3]`` for E episodes, or
+                ``[N, H, W, 3]`` for one episode with N goals (see `reach`).
             seed: seed of the planner, in place of the config's.
             steps: environment steps of the episode, where known: no plan arrives later.
             last_action: action of the robot before the episode, ``[A]`` or ``[E, A]``; default:
                 the hold action.
+            reach: with N goals of one episode, "any" or "each". A plan costs what it costs towards
+                the goal that it is cheapest towards; or the goals come one after the other, the
+                next when the latent distance to the present one is at most the checkpoint's `near`.
 
         Raises:
-            UserError: `goals` are not such images, `last_action` is no action, or `steps` < 1.
+            UserError: `goals` are not such images, `last_action` is no action, `steps` < 1, or
+                `reach` is neither.
         """
         if steps is not None and steps < 1:
             raise UserError(f"steps is {steps}: an episode has at least 1, or None if unknown")
-        self.perception.reset(goals, last_action)
+        self.perception.reset(goals, last_action, reach)
         self._generator = torch.Generator().manual_seed(self.config.seed if seed is None else seed)
         self._ends = steps
         self._age = 0  # steps since the latest plan
@@ -245,7 +251,7 @@ class Agent:
 
     @property
     def distance(self) -> Tensor:
-        """Squared latent distance of the latest encoded frame to the goal, ``[E]``."""
+        """Squared latent distance of the latest encoded frame to the (nearest) goal, ``[E]``."""
         return self.perception.distance
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from worldmodel.cli import atomic_write_text, parse_config, run
+from worldmodel.cli import atomic_write_text, parse_config, run, warn
 from worldmodel.errors import UserError
 from worldmodel.studies.report.report import ReportConfig, report
 
@@ -22,10 +22,9 @@ def main(argv: list[str] | None = None) -> None:
     atomic_write_text(config.out, page)
     size = len(page.encode())
     if size > LARGE:
-        print(
-            f"warning: {config.out} has {size / 1e6:.0f} MB, which browsers are slow to show: give "
-            "fewer --gifs",
-            file=sys.stderr,
+        warn(
+            f"{config.out} has {size / 1e6:.0f} MB, which browsers are slow to show: give "
+            "fewer --gifs"
         )
     print(f"wrote {config.out} ({size / 1e6:.1f} MB)")
 

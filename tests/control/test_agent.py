@@ -142,6 +142,57 @@ def test_reaches_the_goal_when_the_model_is_right(maze: Any, name: str) -> None:
     assert agent.distance[0] < 0.125**2
 
 
+LEFT, RIGHT = np.array([[0.35, 0.87, 0, 0, 0], [0.85, 0.87, 0, 0, 0]])
+
+
+def walk(maze: Any, goals: list[np.ndarray], reach: str, steps: int, near: float) -> np.ndarray:
+    """Where the ball is after each step, x ``[steps]``. It starts between the goals, nearer to the
+    left one."""
+    agent = ball_agent()
+    agent.perception.info = replace(agent.info, near=near)
+    obs, _ = maze.reset(options={"state": np.array([0.45, 0.87, 0, 0, 0]), "goal_state": goals[0]})
+    agent.reset(np.stack([maze.unwrapped.render_state(goal) for goal in goals]), reach=reach)
+    places = []
+    for _ in range(steps):
+        obs, *_, info = maze.step(agent.act(obs))
+        places.append(info["state"][0])
+    return np.array(places)
+
+
+def test_several_goals_one_after_the_other(maze: Any) -> None:
+    x = walk(maze, [RIGHT, LEFT, RIGHT], "each", 45, near=0.05**2)
+    left, right = abs(x - LEFT[0]) < 0.125, abs(x - RIGHT[0]) < 0.125
+    first_right = right.argmax()
+    assert right.any() and left[first_right:].any() and right[-1]
+
+
+def test_a_goal_that_is_not_reached_is_not_left(maze: Any) -> None:
+    x = walk(maze, [LEFT, RIGHT], "each", 25, near=0.0)
+    assert abs(x[-1] - LEFT[0]) < 0.125
+
+
+@pytest.mark.parametrize("goals", [[LEFT, RIGHT], [RIGHT, LEFT]])
+def test_any_of_several_goals(maze: Any, goals: list[np.ndarray]) -> None:
+    """The nearer one is cheapest, whatever the order."""
+    x = walk(maze, goals, "any", 25, near=0.05**2)
+    assert abs(x[-1] - LEFT[0]) < 0.125
+
+
+def test_a_plan_costs_what_it_does_towards_the_cheapest_goal(maze: Any) -> None:
+    obs, goal = start(maze)
+    goals = np.stack([goal, maze.unwrapped.render_state(GOALS[1])])
+    agent = ball_agent()
+    costs, actions = [], torch.rand(1, 7, 3, 2, generator=torch.Generator().manual_seed(0)) - 0.5
+    for goals_of_one, reach in ((goals[0], None), (goals[1], None), (goals, "any")):
+        agent.reset(goals_of_one, reach=reach)
+        agent.observe(obs)
+        problem = agent.problem()
+        costs.append(problem.cost(problem.rollout(actions), actions))
+        distance = agent.distance
+    assert costs[2].shape == (1, 7) and distance.shape == (1,)
+    torch.testing.assert_close(costs[2], torch.minimum(costs[0], costs[1]))
+
+
 def test_vector_environments_get_one_action_each() -> None:
     ids = [lambda: gym.make("envs:worldmodel/Maze-v0") for _ in range(2)]
     vector = gym.vector.SyncVectorEnv(ids)
@@ -686,6 +737,8 @@ def test_bad_goals_and_settings_are_refused(maze: Any, checkpoint: Path) -> None
     obs, goal = start(maze)
     with pytest.raises(UserError, match="no goal yet"):
         ball_agent().act(obs)
+    with pytest.raises(UserError, match="reach is 'all': choose any .* or each"):
+        ball_agent().reset(np.zeros((2, 112, 112, 3), np.uint8), reach="all")
     with pytest.raises(UserError, match="uint8"):
         ball_agent().reset(goal.astype(np.float32))
     with pytest.raises(UserError, match="execute is 16, but only 3 model steps"):

@@ -92,6 +92,30 @@ def test_goals_and_images_of_any_size_come_from_the_robot(checkpoint: Path) -> N
         np.testing.assert_array_equal(first["actions"], again["actions"])
 
 
+def test_several_goals(checkpoint: Path, tmp_path: Path) -> None:
+    """The robot stands at the first, so with "each" the second counts, with "any" the first."""
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    Image.fromarray(GOAL).save(tmp_path / "b.png")
+    names = f"{tmp_path / 'a.png'},{tmp_path / 'b.png'}"
+    distances = {}
+    for reach in ("each", "any"):
+        with serving(checkpoint, goal=names, reach=reach) as server, robot(server) as connection:
+            answer = ask(connection, pixels=PIXELS, proprio=PROPRIO)
+            assert answer["goals_left"] == 0
+            distances[reach] = answer["distance"]
+    assert distances["each"] > distances["any"] == 0
+
+
+def test_a_goal_that_is_reached_already_is_told_once_an_episode(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(checkpoint) as server, robot(server) as connection:
+        for message in ({"goal": GOAL}, {"reset": True}):
+            ask(connection, pixels=GOAL, proprio=PROPRIO, **message)
+            ask(connection, pixels=GOAL, proprio=PROPRIO)
+            assert capsys.readouterr().err.count("warning: the start is near the goal") == 1
+
+
 def test_robots_do_not_disturb_one_another(checkpoint: Path) -> None:
     with serving(checkpoint) as server, robot(server) as one, robot(server) as other:
         alone = ask(one, goal=GOAL, pixels=PIXELS, proprio=PROPRIO)["distance"]

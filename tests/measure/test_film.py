@@ -13,7 +13,7 @@ from PIL import Image
 import worldmodel
 from worldmodel.measure.episode import EpisodeLog
 from worldmodel.measure.episode_pictures import draw_costs, episode_film
-from worldmodel.measure.film import Film, Imagination, animate, as_gif, as_mp4
+from worldmodel.measure.film import Film, Imagination, animate, as_gif, as_mp4, tiled
 
 
 def test_pictures_of_an_interrupted_run_are_whole() -> None:
@@ -59,3 +59,10 @@ def test_an_episode_that_was_stopped_before_its_first_plan_can_be_drawn(checkpoi
         episode_film(agent, None, EpisodeLog(frames=[frame]), frame, None, [], lambda at: at)
     )
     assert picture.width >= 512
+
+
+def test_goals_are_tiled() -> None:
+    images = np.stack([np.full((4, 4, 3), value, np.uint8) for value in (10, 20, 30)])
+    assert (tiled(images[:1]) == images[0]).all()
+    corners = tiled(images)[::7, ::7, 0]
+    assert corners.tolist() == [[10, 20], [30, 255]]

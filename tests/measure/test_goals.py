@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,23 @@ def test_broken_goal_files_are_refused(pusht: Any, tmp_path: Path) -> None:
             load_goal(path, 112)
     with pytest.raises(UserError, match="should end in .png"):
         save_goal(sample_tasks(pusht, 1, 0, 25)[0], pusht, tmp_path / "goal.jpg")
+
+
+def test_a_file_about_another_image_is_refused(pusht: Any, tmp_path: Path) -> None:
+    one, other = sample_tasks(pusht, 2, 0, 25)
+    save_goal(one, pusht, tmp_path / "goal.png")
+    save_goal(other, pusht, tmp_path / "other.png")
+    with Image.open(tmp_path / "goal.png") as image:
+        image.save(tmp_path / "goal.png", compress_level=1)  # other bytes, the same pixels
+    assert load_goal(tmp_path / "goal.png", 112)[1] is not None
+    (tmp_path / "other.png").replace(tmp_path / "goal.png")
+    with pytest.raises(UserError, match="goal.json describes another image than .*goal.png"):
+        load_goal(tmp_path / "goal.png", 112)
+    beside = tmp_path / "goal.json"
+    content = json.loads(beside.read_text())
+    del content["image_hash"]  # as earlier versions wrote it
+    beside.write_text(json.dumps(content))
+    assert load_goal(tmp_path / "goal.png", 112)[1] is not None
 
 
 def test_the_goal_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldmodel.measure.outcomes import episode_outcome, measure_outcomes, task_distance
+from worldmodel.measure.outcomes import (
+    episode_outcome,
+    goals_outcome,
+    measure_outcomes,
+    task_distance,
+)
 from worldmodel.measure.tasks import GoalTask
 
 
@@ -58,10 +63,28 @@ def test_metrics_of_chips_are_their_distances_before_and_after(chips: Any) -> No
 def test_the_outcome_names_the_first_success(maze: Any) -> None:
     goal = np.array([0.4, 0.4, 0, 0, 0])
     away = goal + [0.5, 0, 0, 0, 0]
-    for path, any_, first, final in (
-        ([away, away, goal, away, goal], True, 2, True),
-        ([away, goal, away], True, 1, False),
-        ([away, away], False, None, False),
+    for path, *expected in (
+        ([away, away, goal, away, goal], False, True, 2, True),
+        ([away, goal, away], False, True, 1, False),
+        ([away, away], False, False, None, False),
+        ([goal, goal, away], True, True, 1, False),
     ):
-        expected = {"success_any": any_, "first_success_step": first, "success_final": final}
-        assert episode_outcome(maze, path, goal) == expected
+        names = ("success_at_start", "success_any", "first_success_step", "success_final")
+        assert episode_outcome(maze, path, goal) == dict(zip(names, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("path", "any_", "each"),
+    [("abca", 1, 3), ("cbba", 1, 3), ("acac", 2, None), ("bbcc", 1, None), ("cccc", None, None)],
+)
+def test_success_with_several_goals(
+    maze: Any, path: str, any_: int | None, each: int | None
+) -> None:
+    """Goals b and a: any of them, or a after b. The first success, by the places of a path."""
+    places = {name: np.array([0.3 * i, 0.4, 0, 0, 0]) for i, name in enumerate("abc")}
+    goals = [places["b"], places["a"]]
+    states = [places[name] for name in path]
+    for reach, first in (("any", any_), ("each", each)):
+        found = goals_outcome(maze, states, goals, reach)
+        assert found["first_success_step"] == first, reach
+        assert found["success_any"] == (first is not None)

@@ -105,6 +105,76 @@ def test_guardrails_are_kept_drawn_and_reported(folder: Path, tmp_path: Path) ->
     np.testing.assert_allclose(changed.mean(0), (231, 25), atol=2)
 
 
+@pytest.mark.parametrize("reach", ["each", "any"])
+def test_several_goals(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], reach: str
+) -> None:
+    """The first goal is the start; the other is not reached in one step."""
+    env = make_env(PUSHT, {})
+    task = sample_tasks(env, 1, 0, 25)[0]
+    save_goal(GoalTask(task.start_state, task.start_state, 0), env, tmp_path / "here.png")
+    env.close()
+    goals = f"{tmp_path / 'here.png'},{folder / 'goal.png'}"
+    assert main(flags(folder, goal=goals, reach=reach, steps=1, out=tmp_path / "out")) == 0
+    output, errors = capsys.readouterr()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["reach"] == reach and report["goal"] == goals
+    assert report["outcome"]["success_at_start"] == (reach == "any")
+    assert ("the start already is a success" in errors) == (reach == "any")
+    assert output.startswith("goal reached before" if reach == "any" else "goal not reached in 1")
+    with_unknown = f"{goals},{folder / 'alone.png'}"
+    assert main(flags(folder, goal=with_unknown, reach=reach, steps=1, out=tmp_path / "out")) == 0
+    assert ("; on the way to goal 2 of 3;" in capsys.readouterr().out) == (reach == "each")
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["outcome"] is None
+    assert main(once(folder, goal=goals, reach=reach)) == 0
+
+
+def test_outside_the_mask_the_goal_is_as_the_start(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Something covers a part of the goal image, and the mask takes it out."""
+    with Image.open(folder / "maze.png") as image:
+        start = np.array(image)
+    with Image.open(folder / "alone.png") as image:
+        expected = np.array(image)
+    expected[:40, :40] = start[:40, :40]
+    covered, mask = expected.copy(), np.full((112, 112), 255, np.uint8)
+    covered[:40, :40], mask[:40, :40] = 0, 0
+    for name, pixels in (("start", start), ("covered", covered), ("expected", expected)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    plans = []
+    for name, given in (("covered", None), ("covered", tmp_path / "mask.png"), ("expected", None)):
+        goal, image = tmp_path / f"{name}.png", tmp_path / "start.png"
+        assert main(once(folder, goal=goal, goal_mask=given) + ["--image", str(image)]) == 0
+        plans.append(json.loads(capsys.readouterr().out))
+    for plan in plans:
+        del plan["plan_ms"]
+    assert plans[0] != plans[1] == plans[2]
+
+    out = tmp_path / "out"
+    given = {"goal_mask": tmp_path / "mask.png", "steps": 1, "out": out}
+    assert main(flags(folder, goal=folder / "alone.png", **given)) == 0
+    assert json.loads((out / "report.json").read_text())["goal_mask"] == str(given["goal_mask"])
+
+
+def test_a_start_that_is_the_goal_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = make_env(PUSHT, {})
+    state = sample_tasks(env, 1, 0, 25)[0].start_state
+    save_goal(GoalTask(state, state, 0), env, tmp_path / "goal.png")
+    env.close()
+    assert main(flags(folder, goal=tmp_path / "goal.png", steps=1, out=tmp_path / "out")) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("warning: the start already is a success")
+    assert captured.out.startswith("goal reached before the first of 1 steps")
+    assert main(once(folder, goal=folder / "alone.png")) == 0
+    captured = capsys.readouterr()
+    assert "warning: the start is near the goal already: their latent distance is 0" in captured.err
+    assert json.loads(captured.out)["latent_distance"] == 0
+
+
 def test_an_episode_may_end_where_the_next_plan_begins(folder: Path, tmp_path: Path) -> None:
     """Two model steps with a context of three frames: the film needs no third frame."""
     given = ["--guardrail", "no_go:disc=0.05:0.05:0.01", "--steps", "10"]
@@ -183,6 +253,14 @@ def bad(folder: Path, tmp_path: Path) -> dict[str, tuple[list[str], str]]:
     config.write_text("sampels: 3\n")
     return {
         "missing goal": (flags(folder, goal=tmp_path / "no.png"), "no image at"),
+        "no such frame": (flags(folder, goal=f"{folder / 'goal.png'}@9s"), "has no frame 9s"),
+        "one of two is missing": (
+            flags(folder, goal=f"{folder / 'goal.png'},no.png"),
+            "no image at no",
+        ),
+        "no mask": (flags(folder, goal_mask=tmp_path / "no.png"), "no image at"),
+        "an empty name": (flags(folder, goal=f"{folder / 'goal.png'},"), "has an empty name"),
+        "reach": (flags(folder, reach="all"), "reach is 'all': choose any"),
         "not an image": (flags(folder, goal=text), "not an image"),
         "transparent": (flags(folder, goal=clear), "transparent in places"),
         "another env": (flags(folder, env=MAZE, goal=folder / "maze.png"), "for worldmodel/PushT"),
@@ -232,6 +310,14 @@ def test_a_sidecar_that_does_not_fit_is_named(
     env.close()
     assert main(flags(folder, goal=tmp_path / "goal.png", out=tmp_path / "out")) == 2
     assert "goal.json does not fit" in capsys.readouterr().err
+    goals = f"{folder / 'goal.png'},{tmp_path / 'goal.png'}"
+    for state, message in ((np.zeros(3), "shape (3,)"), (np.zeros((2, 5)), "shape (2, 5)")):
+        content = json.loads((tmp_path / "goal.json").read_text()) | {"goal_state": state.tolist()}
+        (tmp_path / "goal.json").write_text(json.dumps(content))
+        assert main(flags(folder, goal=goals, out=tmp_path / "out")) == 2
+        assert f"goal.json does not fit {PUSHT}: its goal_state has {message}" in (
+            capsys.readouterr().err
+        )
     assert not (tmp_path / "out").exists()
 
 

@@ -195,6 +195,16 @@ def test_an_infeasible_guardrail_stops_the_robot_with_a_reason(opened: Opened) -
 
 
 # ------------------------------------------------------------------------------------- the run
+def test_a_goal_that_is_the_start_is_told(session: Session) -> None:
+    session.begin(1)
+    assert session.warnings == []
+    session.set_goal(session.drawn.start_state)
+    session.begin(1)
+    (warning,) = session.warnings
+    assert warning.startswith("the start already is a success")
+    assert session.outcome().startswith("goal reached at the start; errors")
+
+
 def test_run_restart_and_continue(opened: Opened) -> None:
     session = opened("Maze, U", seed=1)
     start = session.obs["pixels"]

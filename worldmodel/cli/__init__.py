@@ -12,7 +12,7 @@ Bad input ends in one line on stderr, ``error: ...``, and exit status 2; Ctrl-C 
 
 from __future__ import annotations
 
-from worldmodel.cli.command import run
+from worldmodel.cli.command import run, warn
 from worldmodel.cli.config import parse_config
 from worldmodel.cli.files import (
     atomic_write_bytes,
@@ -32,5 +32,6 @@ __all__ = [
     "parse_config",
     "progress",
     "run",
+    "warn",
     "writable_folder",
 ]

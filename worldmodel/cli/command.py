@@ -43,3 +43,8 @@ def run(function: Callable[..., int | None]) -> Callable[..., int]:
         return 2
 
     return main
+
+
+def warn(sentence: str) -> None:
+    """Print a warning: one line on stderr."""
+    print(f"warning: {_one_line(sentence)}", file=sys.stderr, flush=True)

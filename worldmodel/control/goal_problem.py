@@ -48,7 +48,7 @@ class GoalProblems:
         """The problem after the latest observation.
 
         Args:
-            seen: goal, present and past.
+            seen: goals, present and past.
             steps_left: environment steps until the episode ends, or None.
             warm_start: a first guess, or None.
             max_memory_mb: megabytes that rollouts may take.
@@ -62,20 +62,21 @@ class GoalProblems:
         # The goal of a number is read off the goal image: one that images show less than half of
         # has no weight.
         readable = (2 * torch.tensor(self.readable) - 1).clamp(min=0)
-        weight = self.objective.proprio_weight(seen.distance)[:, None, None, None]
-        readable = (weight * readable).to(device)  # [E, 1, 1, Dp]
+        weight = self.objective.proprio_weight(seen.distances)[:, None, None, None]
+        readable = (weight * readable).to(device)  # [N, 1, 1, Dp]
 
         def rollout(actions: Tensor) -> Trajectory:
             return self.inference.rollout(context, self.layout.primitive(actions))
 
         def cost(trajectory: Trajectory, actions: Tensor) -> Tensor:
             assert trajectory.proprio is not None
-            distance = model.distance(trajectory.z, goal_z)  # [E, S, T]
+            distance = model.distance(trajectory.z, goal_z)  # [N, S, T]
             deviation = (trajectory.proprio - goal_proprio) / model.proprio_std
             distance = distance + (readable * deviation.square()).sum(-1)
-            return self.objective.cost(distance, ends)
+            costs = self.objective.cost(distance, ends)
+            return costs.amin(0, keepdim=True) if seen.any_goal else costs
 
-        horizon, episodes = self.layout.horizon, len(goal_z)
+        horizon, episodes = self.layout.horizon, seen.episodes
         return Problem(
             rollout=rollout,
             cost=cost,

@@ -13,6 +13,7 @@ from torch import Tensor
 from worldmodel.errors import UserError
 
 Array = NDArray[Any]
+REACH = ("any", "each")
 
 
 def check_pixels(pixels: Array, what: str) -> Array:
@@ -32,6 +33,17 @@ def check_pixels(pixels: Array, what: str) -> Array:
             f"{what} is {pixels.shape[-2]}x{pixels.shape[-3]} pixels: it must be square"
         )
     return pixels
+
+
+def check_reach(reach: str) -> str:
+    """Which of several goals to reach: "any" or "each".
+
+    Raises:
+        UserError: `reach` is neither.
+    """
+    if reach not in REACH:
+        raise UserError(f"reach is {reach!r}: choose any (the cheapest) or each (in their order)")
+    return reach
 
 
 def check_observation(

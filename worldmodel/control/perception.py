@@ -18,6 +18,7 @@ from worldmodel.control.observations import (
     check_action,
     check_observation,
     check_pixels,
+    check_reach,
     split_observation,
 )
 from worldmodel.control.stale_frames import StaleFrames
@@ -40,8 +41,11 @@ class Perception:
         look: environment steps between frames that are encoded.
 
     Attributes:
-        goal: latents ``[E, P, D]`` and proprio ``[E, Dp]`` of the goal images.
-        distance: squared latent distance of the latest encoded frame to the goal, ``[E]``.
+        goal: latents ``[N, P, D]`` and proprio ``[N, Dp]`` of the present goals: one of each
+            episode (N = E), or several of one episode, any of which will do.
+        next_goals: goals of one episode that come after the present one.
+        any_goal: whether the present goals are several of one episode.
+        distances: squared latent distances of the latest encoded frame to them, ``[N]``.
         held: the hold action after the latest observation, ``[E, A]``, or None if undeclared.
         stale: whether the latest frame is stale, bool ``[E]``.
         surprise: p-values of prediction errors.
@@ -61,35 +65,50 @@ class Perception:
         self.layout = hold.layout
         self.usual_errors, self.alarm, self.look = usual_errors, alarm, look
         self.goal: Trajectory | None = None
+        self.next_goals: list[Trajectory] = []
+        self.any_goal = False
         self.episodes, self.batched = 0, False
         self.held: Tensor | None = None
         self.stale = torch.empty(0, dtype=torch.bool)
         self.surprise = SurpriseTracker(alarm, self.layout.frameskip, 0)
-        self.distance = torch.empty(0)
+        self.distances = torch.empty(0)
         self.encode_ms = 0.0
 
-    def reset(self, goals: Array, last_action: ArrayLike | None) -> None:
-        """Begin episodes towards `goals`, uint8 ``[H, W, 3]`` or ``[E, H, W, 3]``.
+    def reset(self, goals: Array, last_action: ArrayLike | None, reach: str | None = None) -> None:
+        """Begin episodes: see `Agent.reset`.
 
         Raises:
-            UserError: `goals` are not such images, or `last_action` is no action.
+            UserError: `goals` are not images, `last_action` is no action, or `reach` is unknown.
         """
         goals = check_pixels(goals, "goal")
-        self.batched = goals.ndim == 4
+        self.any_goal = reach is not None and check_reach(reach) == "any"
+        self.batched = goals.ndim == 4 and reach is None
         self.episodes = episodes = len(goals) if self.batched else 1
         self._last_action: Tensor | None = None
         if last_action is not None:
             checked = check_action(last_action, (episodes, len(self.layout.low)))
             self._last_action = checked.to(self.inference.device)
-        z = self.inference.encode(goals if self.batched else goals[None])
+        z = self.inference.encode(goals if goals.ndim == 4 else goals[None])
         # The proprioception at the goal is unknown: the model reads it off the image.
-        self.goal = Trajectory(z, self.inference.read_proprio(z))
+        proprio = self.inference.read_proprio(z)
+        self.next_goals = []
+        if reach == "each":
+            in_order = zip(z.split(1), proprio.split(1), strict=True)
+            self.goal, *self.next_goals = (Trajectory(*each) for each in in_order)
+        else:
+            self.goal = Trajectory(z, proprio)
         self._memory: Memory | None = None  # begins with the first observation
         self._stale_frames = StaleFrames(self.info.readable, self.inference.model.proprio_std)
         self.held = None
         self.stale = torch.zeros(episodes, dtype=torch.bool)
         self.surprise = SurpriseTracker(self.alarm, self.layout.frameskip, episodes)
-        self.distance = torch.empty(0)
+        self.distances = torch.empty(0)
+
+    @property
+    def distance(self) -> Tensor:
+        """Squared latent distance of the latest encoded frame to the goal, ``[E]``; to the nearest
+        where any goal will do."""
+        return self.distances.amin(0, keepdim=True) if self.any_goal else self.distances
 
     def observe(self, obs: Mapping[str, Array]) -> None:
         """Take in an observation.
@@ -110,7 +129,10 @@ class Perception:
             begun = time.perf_counter()
             z = self.inference.encode(pixels)
             self._memory.add_frame(z, proprio)
-            self.distance = self.inference.model.distance(z, self.goal.z).cpu()
+            self.distances = self.inference.model.distance(z, self.goal.z).cpu()
+            if self.next_goals and self.distances[0] <= self.info.near:
+                self.goal = self.next_goals.pop(0)
+                self.distances = self.inference.model.distance(z, self.goal.z).cpu()
             self.encode_ms = (time.perf_counter() - begun) * 1e3
             if self.usual_errors and self._memory.steps:
                 errors = prediction_errors(self.inference, self._memory, Trajectory(z, proprio))

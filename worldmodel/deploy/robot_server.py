@@ -22,14 +22,16 @@ import logging
 import socket
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 from worldmodel.agent import Agent
+from worldmodel.cli import warn
 from worldmodel.cli.device import pick_device
 from worldmodel.control.config import AgentConfig, PlannerConfig
+from worldmodel.control.goal_warnings import goal_warnings
 from worldmodel.control.guardrails import parse_rules
-from worldmodel.data.images import load_image
+from worldmodel.control.observations import check_reach
+from worldmodel.data.images import load_images
 from worldmodel.deploy.robot_session import RobotSession
 from worldmodel.deploy.wire import pack, unpack
 from worldmodel.errors import UserError
@@ -47,8 +49,11 @@ class ServeConfig:
 
     checkpoint: str
     """Bundled name, folder or hf:USER/NAME."""
-    goal: Path | None = None
-    """Goal image of robots that send none."""
+    goal: str | None = None
+    """Goal image of robots that send none; or a frame of a video, as demo.mp4@12.5s. Or several of
+    either: a.png,b.png."""
+    reach: str = "each"
+    """Which of several goals to reach: each, in their order, or any, the one that is cheapest."""
     host: str = "127.0.0.1"
     """Address to listen on. Any other than this machine's own needs a --token."""
     port: int = 8000
@@ -70,6 +75,7 @@ class ServeConfig:
             raise UserError(f"port is {self.port}: it must be 0 to 65535")
         if self.robots < 1:
             raise UserError(f"robots is {self.robots}: it must be at least 1")
+        check_reach(self.reach)
         parse_rules(self.agent.guardrails)
 
 
@@ -96,8 +102,12 @@ class RobotServer:
             part.to(device)
         self.goal = None
         if config.goal is not None:
-            self.goal = load_image(config.goal, info.image_size, info.fit)
+            self.goal = load_images(config.goal, info.image_size, info.fit)
         agent = self._agent()  # so that wrong settings show here
+        if self.goal is not None:
+            agent.reset(self.goal, reach=config.reach)
+            for sentence in goal_warnings(agent.perception):
+                warn(sentence)
         hold = info.hold if isinstance(info.hold, str | None) else list(info.hold)
         self.metadata = {
             "checkpoint": config.checkpoint,
@@ -163,7 +173,7 @@ class RobotServer:
         try:
             connection.send(pack(self.metadata))
             for data in connection:
-                session = session or RobotSession(self._agent(), self.goal)
+                session = session or RobotSession(self._agent(), self.goal, self.config.reach)
                 connection.send(self._reply(session, data))
         except ConnectionClosed:
             pass  # the robot holds by itself

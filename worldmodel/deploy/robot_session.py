@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldmodel.agent import Agent
+from worldmodel.cli import warn
+from worldmodel.control.goal_warnings import goal_warnings
 from worldmodel.data.image_fit import ImageFit, checked_images
 from worldmodel.errors import UserError
 
@@ -35,6 +37,7 @@ class RobotSession:
     ``actions``      the next action ``[1, A]``, in the robot's units
     ``stop_reason``  None, or why the action holds the robot
     ``distance``     squared latent distance to the goal, ``near`` where it counts as near
+    ``goals_left``   number of goals that come after the present one
     ``plan_ms``      of the latest plan
 
     A frame of the same ``time`` gets the same answer again, and the agent does not see it twice. An
@@ -42,11 +45,12 @@ class RobotSession:
 
     Args:
         agent: its own, with the weights shared.
-        goal: uint8 ``[S, S, 3]``, or None until the robot sends one.
+        goal: uint8 ``[S, S, 3]``, or several ``[N, S, S, 3]``, or None until the robot sends one.
+        reach: which of several: see `Agent.reset`.
     """
 
-    def __init__(self, agent: Agent, goal: Array | None = None) -> None:
-        self.agent, self.goal = agent, goal
+    def __init__(self, agent: Agent, goal: Array | None = None, reach: str = "each") -> None:
+        self.agent, self.goal, self.reach = agent, goal, reach
         self.fit = ImageFit(agent.info.image_size, agent.info.fit)
         self._begun = False
         self._time: float | None = None
@@ -88,12 +92,15 @@ class RobotSession:
             raise UserError("there is no goal: send one, or start the server with --goal")
         if steps is not None and not isinstance(steps, int):
             raise UserError(f"steps is {steps!r}: it must be a whole number")
-        self.agent.reset(self.goal, steps=steps)
+        self.agent.reset(self.goal, steps=steps, reach=self.reach)
         self._begun, self._time = True, None
 
     def _act(self, message: Mapping[str, Any]) -> dict[str, Any]:
         pixels = self._image(message["pixels"], "pixels")
         proprio = self._proprio(message.get("proprio"))
+        if self.agent.last_plan is None:  # the episode begins
+            for sentence in goal_warnings(self.agent.perception, pixels):
+                warn(sentence)
         begun = time.perf_counter()
         action = self.agent.act({"pixels": pixels, "proprio": proprio})
         return {
@@ -101,6 +108,7 @@ class RobotSession:
             "stop_reason": None if self.agent.stop_reason is None else str(self.agent.stop_reason),
             "distance": float(self.agent.distance[0]),
             "near": self.agent.info.near,
+            "goals_left": len(self.agent.perception.next_goals),
             "plan_ms": self.agent.last_timings["plan_ms"],
             "server_timing": {"infer_ms": 1e3 * (time.perf_counter() - begun)},
         }

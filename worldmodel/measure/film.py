@@ -4,6 +4,7 @@ imagines below them, and the latent distance to the goal."""
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -119,6 +120,15 @@ def animate(film: Film) -> list[Image.Image]:
 def scaled(frame: Array, side: int) -> Image.Image:
     """A frame ``[H, W, 3]`` as a square of `side` pixels."""
     return Image.fromarray(frame).resize((side, side), Image.Resampling.LANCZOS)
+
+
+def tiled(images: Array) -> Array:
+    """Images ``[N, H, W, 3]`` as one, in a square of as few as hold them all."""
+    side = math.ceil(math.sqrt(len(images)))
+    tiles = np.full((side * side, *images.shape[1:]), 255, np.uint8)
+    tiles[: len(images)] = images
+    rows = [np.concatenate(list(row), 1) for row in tiles.reshape(side, side, *images.shape[1:])]
+    return np.concatenate(rows)
 
 
 def _progress(draw: ImageDraw.ImageDraw, film: Film, step: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from PIL import Image
 
 from worldmodel.cli import atomic_write_bytes, atomic_write_json
 from worldmodel.data.environments import VIEW_FLAGS
-from worldmodel.data.images import load_image
+from worldmodel.data.images import fit_pixels, is_video_frame, read_pixels, split_names
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import make_env
 from worldmodel.measure.tasks import GoalTask, render, sample_tasks
@@ -54,6 +55,28 @@ class GoalFile:
     start_state: list[float]
     goal_state: list[float]
     env_seed: int | None = None  #: of the episode that both come from
+    image_hash: str | None = None  #: see `image_hash`; None in files without one
+
+
+@dataclass(frozen=True, eq=False)
+class Goals:
+    """What ``--goal`` names.
+
+    Attributes:
+        names: of the images.
+        images: uint8 ``[N, S, S, 3]``.
+        files: what lies beside each image, or None.
+    """
+
+    names: list[str]
+    images: Array
+    files: list[GoalFile | None]
+
+    @property
+    def states(self) -> list[Array]:
+        """The goal states ``[Ds]``; none unless all are known."""
+        known = [np.asarray(file.goal_state, np.float64) for file in self.files if file]
+        return known if len(known) == len(self.files) else []
 
 
 def make_goal(config: GoalConfig) -> None:
@@ -79,8 +102,8 @@ def save_goal(task: GoalTask, env: gym.Env[Any, Any], path: str | Path) -> None:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UserError(f"a goal image is a PNG file: {path} should end in .png")
-    buffer = io.BytesIO()
-    Image.fromarray(render(env, task.goal_state)).save(buffer, "PNG")
+    buffer, pixels = io.BytesIO(), render(env, task.goal_state)
+    Image.fromarray(pixels).save(buffer, "PNG")
     assert env.spec is not None
     kwargs = {name: value for name, value in env.spec.kwargs.items() if name not in NOT_SAVED}
     atomic_write_bytes(path, buffer.getvalue())
@@ -92,20 +115,48 @@ def save_goal(task: GoalTask, env: gym.Env[Any, Any], path: str | Path) -> None:
             "start_state": task.start_state.tolist(),
             "goal_state": task.goal_state.tolist(),
             "env_seed": task.env_seed,
+            "image_hash": image_hash(pixels),
         },
     )
 
 
-def load_goal(path: str | Path, size: int, fit: str = "stretch") -> tuple[Array, GoalFile | None]:
-    """A goal image (see `load_image`), and the ``.json`` file beside it if there is one.
+def image_hash(pixels: Array) -> str:
+    """A hash of an image ``[H, W, 3]``: the same for the same pixels in any lossless format."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
+
+
+def load_goals(names: str, size: int, fit: str = "stretch") -> Goals:
+    """The goals in ``a.png,b.png``: see `load_goal`.
 
     Raises:
-        UserError: the image or the file is unusable.
+        UserError: as `load_goal` does.
     """
-    pixels = load_image(path, size, fit)
+    found = split_names(names)
+    images, files = zip(*(load_goal(name, size, fit) for name in found), strict=True)
+    return Goals(found, np.stack(images), list(files))
+
+
+def load_goal(path: str | Path, size: int, fit: str = "stretch") -> tuple[Array, GoalFile | None]:
+    """A goal image (see `load_image`), and the ``.json`` file beside it if there is one. A frame of
+    a video has none.
+
+    Raises:
+        UserError: the image or the file is unusable, or the file describes another image.
+    """
+    pixels = read_pixels(path)
+    goal = None if is_video_frame(path) else _file_beside(path)
+    if goal is not None and goal.image_hash not in (None, image_hash(pixels)):
+        raise UserError(
+            f"{Path(path).with_suffix('.json')} describes another image than {path}, so success "
+            "would be that of another goal: move it away, or make both again"
+        )
+    return fit_pixels(pixels, path, size, fit), goal
+
+
+def _file_beside(path: str | Path) -> GoalFile | None:
     beside = Path(path).with_suffix(".json")
     if not beside.exists():
-        return pixels, None
+        return None
     try:
         content = json.loads(beside.read_text(encoding="utf-8"))
         goal = GoalFile(**content)
@@ -119,4 +170,4 @@ def load_goal(path: str | Path, size: int, fit: str = "stretch") -> tuple[Array,
             f"{beside}, beside the goal image, is no description of a goal ({error}): "
             "correct it or move it away"
         ) from None
-    return pixels, goal
+    return goal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,15 +64,44 @@ def measure_outcomes(
 def episode_outcome(
     env: gym.Env[Any, Any], states: Sequence[Array], goal_state: Array
 ) -> dict[str, Any]:
-    """Success of one episode: after any step, after which first, and after the last."""
-    task = task_of(env)
-    reached = [bool(task.success(state, goal_state)) for state in states]
+    """Success of one episode: before the first step, after any step, after which first, and after
+    the last."""
+    return goals_outcome(env, states, [goal_state])
+
+
+def goals_outcome(
+    env: gym.Env[Any, Any],
+    states: Sequence[Array],
+    goal_states: Sequence[Array],
+    reach: str = "any",
+) -> dict[str, Any]:
+    """`episode_outcome` with several goals. Success is any of them, or with `reach` "each", the
+    last one after all others in their order."""
+    task, before = task_of(env), list(goal_states[:-1]) if reach == "each" else []
+    last = goal_states[-1:] if reach == "each" else goal_states
+    reached = []
+    for state in states:
+        while before and task.success(state, before[0]):
+            before.pop(0)
+        reached.append(not before and any(bool(task.success(state, goal)) for goal in last))
     first = next((step for step, yes in enumerate(reached) if yes and step), None)
     return {
+        "success_at_start": reached[0],
         "success_any": first is not None,
         "first_success_step": first,
         "success_final": reached[-1],
     }
+
+
+def outcome_text(outcome: Mapping[str, Any], steps: int) -> str:
+    """What `episode_outcome` says of an episode of so many steps, in words."""
+    if outcome.get("success_at_start"):  # reports of earlier versions do not tell
+        text = f"goal reached before the first of {steps} steps"
+    elif outcome["success_any"]:
+        text = f"goal reached at step {outcome['first_success_step']} of {steps}"
+    else:
+        return f"goal not reached in {steps} steps"
+    return text if outcome["success_final"] else f"{text}, and left again"
 
 
 def task_distance(env: gym.Env[Any, Any], states: Array, goal: Array) -> Array:

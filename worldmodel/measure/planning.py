@@ -14,23 +14,25 @@ from numpy.typing import NDArray
 
 from envs.task import task_of
 from worldmodel.agent import Agent
-from worldmodel.cli import atomic_write_bytes, atomic_write_json, writable_folder
+from worldmodel.cli import atomic_write_bytes, atomic_write_json, warn, writable_folder
 from worldmodel.cli.device import pick_device
 from worldmodel.control.config import AgentConfig, PlannerConfig
+from worldmodel.control.goal_warnings import goal_warnings
 from worldmodel.control.guardrails import parse_rules
 from worldmodel.control.hold import task_hold
+from worldmodel.control.observations import check_reach
 from worldmodel.data.environments import VIEW_FLAGS
-from worldmodel.data.images import load_image
+from worldmodel.data.images import load_image, load_images, load_mask
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import check_fits, chosen_kwargs, make_env, same_env, view_of
 from worldmodel.measure.episode import EpisodeLog, finite, run_episode
 from worldmodel.measure.episode_pictures import draw_costs, episode_film, explanation_pictures
 from worldmodel.measure.explanation import RecordingPlanner
-from worldmodel.measure.film import animate, as_gif, as_mp4, guardrail_regions
-from worldmodel.measure.goals import GoalFile, load_goal
-from worldmodel.measure.outcomes import episode_outcome
+from worldmodel.measure.film import animate, as_gif, as_mp4, guardrail_regions, tiled
+from worldmodel.measure.goals import Goals, load_goals
+from worldmodel.measure.outcomes import goals_outcome, outcome_text
 from worldmodel.measure.rerun_recording import check_rerun, write_rerun
-from worldmodel.models.checkpoint import bundled_for, load_checkpoint
+from worldmodel.models.checkpoint import CheckpointInfo, bundled_for, load_checkpoint
 from worldmodel.models.decoder import Decoder, load_decoder
 
 Array = NDArray[Any]
@@ -42,8 +44,13 @@ class PlanConfig:
 
     SHORT: ClassVar = {"planner": "planner.name", "guardrail": "agent.guardrails", **VIEW_FLAGS}
 
-    goal: Path
-    """Goal image: PNG, RGB, of the camera's size. A .json beside it may hold states."""
+    goal: str
+    """Goal image; a .json beside it may hold states. Or a frame of a video: demo.mp4@12.5s. Or
+    several of either: a.png,b.png."""
+    reach: str = "each"
+    """Which of several goals to reach: each, in their order, or any, the one that is cheapest."""
+    goal_mask: Path | None = None
+    """Image of the goal's size: what is white counts. Elsewhere the start replaces the goal."""
     env: str | None = None
     """Gymnasium id to act in, such as worldmodel/PushT-v0."""
     image: Path | None = None
@@ -84,6 +91,7 @@ class PlanConfig:
             if self.image is not None:
                 raise UserError("--rerun goes with --env; one plan from an image has no episode")
             check_rerun(self.rerun)
+        check_reach(self.reach)
         parse_rules(self.agent.guardrails)
         if self.steps < 1:
             raise UserError(f"steps is {self.steps}: it must be at least 1")
@@ -103,14 +111,17 @@ def plan_from_image(config: PlanConfig) -> dict[str, Any]:
     proprio = None if config.proprio is None else _parse_proprio(config.proprio)
     device = pick_device(config.device)
     model, encoder, info = load_checkpoint(config.checkpoint)
-    goal, _ = load_goal(config.goal, info.image_size, info.fit)
     pixels = load_image(config.image, info.image_size, info.fit)
+    goals = load_images(config.goal, info.image_size, info.fit)
+    goals = np.where(_goal_mask(config, info), goals, pixels)
     parts = model.to(device), encoder.to(device), info
     agent = Agent(*parts, config.planner.make(), config.agent)
-    agent.reset(goal, config.seed)
+    agent.reset(goals, config.seed, reach=config.reach)
     agent.act(
         {"pixels": pixels, "proprio": agent.read_proprio(pixels) if proprio is None else proprio}
     )
+    for sentence in goal_warnings(agent.perception, pixels):
+        warn(sentence)
     plan = agent.last_plan
     assert plan is not None
     if agent.stop_reason:
@@ -123,6 +134,14 @@ def plan_from_image(config: PlanConfig) -> dict[str, Any]:
         "stopped_by": plan.stop_reason,
         "plan_ms": round(agent.last_timings["plan_ms"], 3),
     }
+
+
+def _goal_mask(config: PlanConfig, info: CheckpointInfo) -> Array:
+    """Where the goal counts, bool ``[S, S, 1]``."""
+    size = info.image_size
+    if config.goal_mask is None:
+        return np.ones((size, size, 1), bool)
+    return load_mask(config.goal_mask, size, info.fit)[..., None]
 
 
 def _parse_proprio(text: str) -> Array:
@@ -143,9 +162,9 @@ class ClosedLoop:
     Attributes:
         agent: that acted.
         decoder: of its latents, or None.
-        goal: uint8 ``[H, W, 3]``.
+        goals: uint8 ``[N, H, W, 3]``.
         log: of all steps.
-        outcome: success, or None where the goal's state is unknown.
+        outcome: success, or None where the state of a goal is unknown.
         regions: of guardrails, in the image.
         in_image: of the task.
         interrupted: by Ctrl-C.
@@ -153,7 +172,7 @@ class ClosedLoop:
 
     agent: Agent
     decoder: Decoder | None
-    goal: Array
+    goals: Array
     log: EpisodeLog
     outcome: dict[str, Any] | None
     regions: list[tuple[Array, bool]]
@@ -172,14 +191,16 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
     device = pick_device(config.device)
     name = config.checkpoint or bundled_for(config.env)
     model, encoder, info = load_checkpoint(name)
-    goal, goal_file = load_goal(config.goal, info.image_size, info.fit)
-    if goal_file is not None and not same_env(goal_file.env, config.env):
-        raise UserError(f"{config.goal} is a goal of {goal_file.env}, not of {config.env}")
-    stored = info.env_kwargs
-    if goal_file is not None:
-        stored = {**view_of(stored), **goal_file.env_kwargs}
+    goals = load_goals(config.goal, info.image_size, info.fit)
+    mask = _goal_mask(config, info)
+    for goal_name, file in zip(goals.names, goals.files, strict=True):
+        if file is not None and not same_env(file.env, config.env):
+            raise UserError(f"{goal_name} is a goal of {file.env}, not of {config.env}")
+    stored, first_file = info.env_kwargs, goals.files[0]
+    if first_file is not None:
+        stored = {**view_of(stored), **first_file.env_kwargs}
     env_kwargs = chosen_kwargs(config.env_kwargs, stored)
-    env = make_env(config.env, env_kwargs, info.image_size, judged=goal_file is not None)
+    env = make_env(config.env, env_kwargs, info.image_size, judged=first_file is not None)
     try:
         check_fits(env, info)
         parts = model.to(device), encoder.to(device), info
@@ -187,12 +208,14 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
         if config.explain or config.rerun is not None:
             agent.planner = RecordingPlanner(agent, env)
         decoder = load_decoder(name, model, info)
-        start, goal_state = _start(config, env, goal_file)
+        start = _start(config, env, goals)
         writable_folder(config.out)
         if config.rerun is not None:
             writable_folder(config.rerun.parent)
         log, interrupted = EpisodeLog(), False
-        agent.reset(goal, config.seed, config.steps)
+        images = np.where(mask, goals.images, start[0]["pixels"])
+        agent.reset(images, config.seed, config.steps, reach=config.reach)
+        _print_warnings(config, agent, env, start, goals)
         try:
             run_episode(agent, env, start, config.steps, log)
         except KeyboardInterrupt:
@@ -201,30 +224,52 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
         del log.frames[len(log.actions) + 1 :], log.states[len(log.actions) + 1 :]
         if not log.states:
             raise KeyboardInterrupt
-        outcome = None if goal_state is None else episode_outcome(env, log.states, goal_state)
+        outcome = None
+        if goals.states:
+            outcome = goals_outcome(env, log.states, goals.states, config.reach)
         regions = guardrail_regions(env, agent.rules)
         in_image = task_of(env).in_image
-        return ClosedLoop(agent, decoder, goal, log, outcome, regions, in_image, interrupted)
+        return ClosedLoop(agent, decoder, images, log, outcome, regions, in_image, interrupted)
     finally:
         env.close()
 
 
-def _start(
-    config: PlanConfig, env: gym.Env[Any, Any], goal_file: GoalFile | None
-) -> tuple[tuple[Any, Any], Array | None]:
-    """What the environment's reset returns, at the goal file's start; and the goal's state."""
-    if goal_file is None:
-        return env.reset(seed=config.seed), None
+def _start(config: PlanConfig, env: gym.Env[Any, Any], goals: Goals) -> tuple[Any, Any]:
+    """What the environment's reset returns, at the start in the first goal's file."""
+    file = goals.files[0]
+    if file is None:
+        return env.reset(seed=config.seed)
+    seed = config.seed if file.env_seed is None else file.env_seed
+    # The goal's state is for measuring success; the environment needs it to show success.
+    options = {"state": file.start_state, "goal_state": np.asarray(file.goal_state, np.float64)}
     try:
-        # The goal's state is for measuring success; the environment needs it to show success.
-        goal_state = np.asarray(goal_file.goal_state, np.float64)
-        options = {"state": goal_file.start_state, "goal_state": goal_state}
-        seed = config.seed if goal_file.env_seed is None else goal_file.env_seed
-        return env.reset(seed=seed, options=options), goal_state
+        start = env.reset(seed=seed, options=options)
     except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{config.goal.with_suffix('.json')} does not fit {config.env}: {error}"
-        ) from None
+        beside = Path(goals.names[0]).with_suffix(".json")
+        raise UserError(f"{beside} does not fit {config.env}: {error}") from None
+    size = len(start[1]["state"])
+    for name, state in zip(goals.names, goals.states, strict=False):
+        if state.shape != (size,):
+            beside = Path(name).with_suffix(".json")
+            raise UserError(
+                f"{beside} does not fit {config.env}: its goal_state has shape {state.shape}, and "
+                f"states have {size} numbers"
+            )
+    return start
+
+
+def _print_warnings(
+    config: PlanConfig, agent: Agent, env: gym.Env[Any, Any], start: tuple[Any, Any], goals: Goals
+) -> None:
+    """Print what there is to say about the goals and the start. States tell whether the start is a
+    success, where they are known."""
+    obs, info = start
+    success = None
+    if goals.states:
+        outcome = goals_outcome(env, [info["state"]], goals.states, config.reach)
+        success = outcome["success_at_start"]
+    for sentence in goal_warnings(agent.perception, obs["pixels"], success):
+        warn(sentence)
 
 
 def write_files(config: PlanConfig, episode: ClosedLoop) -> None:
@@ -236,7 +281,7 @@ def write_files(config: PlanConfig, episode: ClosedLoop) -> None:
         episode.agent,
         episode.decoder,
         log,
-        episode.goal,
+        tiled(episode.goals),
         first,
         episode.regions,
         episode.in_image,
@@ -259,7 +304,9 @@ def episode_report(
     return {
         "env": config.env,
         "checkpoint": config.checkpoint or bundled_for(config.env or ""),
-        "goal": str(config.goal),
+        "goal": config.goal,
+        "goal_mask": None if config.goal_mask is None else str(config.goal_mask),
+        "reach": config.reach,
         "planner": config.planner.name,
         "seed": config.seed,
         "steps": len(log.actions),
@@ -289,11 +336,10 @@ def summary(config: PlanConfig, episode: ClosedLoop) -> str:
         distances = log.distances or [math.nan]
         text = f"{steps} steps; latent distance to the goal from {distances[0]:.3g} to "
         text += f"{distances[-1]:.3g}"
-    elif outcome["success_any"]:
-        text = f"goal reached at step {outcome['first_success_step']} of {steps}"
-        text += "" if outcome["success_final"] else ", and left again"
     else:
-        text = f"goal not reached in {steps} steps"
+        text = outcome_text(outcome, steps)
+    if left := len(episode.agent.perception.next_goals):
+        text += f"; on the way to goal {len(episode.goals) - left} of {len(episode.goals)}"
     if log.plan_ms:
         text += f"; {float(np.median(log.plan_ms)) / 1e3:.2g} s a plan"
     if log.stop_reason:

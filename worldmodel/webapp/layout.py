@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from nicegui import ui
 from numpy.typing import NDArray
@@ -144,9 +144,9 @@ class Layout:
         """Draw regions, the plan and the user's rectangle over reality."""
         self.reality.set_content(view.overlay(session, corners))
 
-    def say(self, message: str) -> None:
-        """Show an error message for a while."""
-        ui.notify(message, type="negative", position="bottom", timeout=8000)
+    def say(self, message: str, kind: Literal["negative", "warning"] = "negative") -> None:
+        """Show an error message, or a warning, for a while."""
+        ui.notify(message, type=kind, position="bottom", timeout=8000)
 
 
 def _number(label: str, value: int, low: int, high: int, width: str) -> ui.number:

@@ -94,6 +94,8 @@ class Tab:
         steps = int(self.layout.count.value or 1)
         try:
             going = await self.do(session.begin, steps)
+            for sentence in session.warnings if going else ():
+                self.layout.say(sentence, "warning")
             while going and self.running is run and session.steps < steps:
                 begun = time.monotonic()
                 going = await self.do(session.step)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import sys
 from dataclasses import dataclass
 
 import torch
 
+from worldmodel.cli import warn
 from worldmodel.cli.device import pick_device
 from worldmodel.errors import UserError
 from worldmodel.webapp.scenes import scene_choices
@@ -96,7 +96,4 @@ def check_address(host: str, port: int) -> None:
             "--port or --host"
         ) from None
     if not ipaddress.ip_address(address).is_loopback:
-        print(
-            f"warning: anyone who can reach {host} can use this page; it has no password",
-            file=sys.stderr,
-        )
+        warn(f"anyone who can reach {host} can use this page; it has no password")

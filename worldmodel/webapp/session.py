@@ -17,6 +17,7 @@ from planners import Trajectory
 from worldmodel.agent import Agent
 from worldmodel.cli.device import pick_device
 from worldmodel.control.config import AgentConfig
+from worldmodel.control.goal_warnings import goal_warnings
 from worldmodel.control.guardrails import parse_rules
 from worldmodel.control.hold import task_hold
 from worldmodel.data.images import read_image
@@ -64,6 +65,7 @@ class Session:
         guardrails: rules, as on the command line.
         agent: None before `begin`.
         log: of the current run.
+        warnings: about the goal of the current run.
         imagined: predicted frames of the current plan ``[T, H, W, 3]``, or None.
         path: predicted path of the robot, or the planned stroke, places ``[n, 2]``; or None.
 
@@ -103,6 +105,7 @@ class Session:
         self.agent: Agent | None = None
         self.imagined: Array | None = None
         self.path: Array | None = None
+        self.warnings: list[str] = []
 
     # The goal ------------------------------------------------------------------------------
 
@@ -197,7 +200,11 @@ class Session:
         parts = self.model, self.encoder, self.info
         agent = Agent(*parts, planners.make("cem"), config, task_hold(self.env))
         agent.reset(self.goal, steps=steps)
-        self._clear_run(self.log.states[-1])
+        state, pixels = self.log.states[-1], self.obs["pixels"]
+        self._clear_run(state)
+        known = self.goal_state is not None
+        success = bool(self.task.success(state, self.goal_state)) if known else None
+        self.warnings = goal_warnings(agent.perception, pixels, success)
         self.agent = agent
 
     def step(self) -> None:
@@ -239,8 +246,9 @@ class Session:
             return "unknown: an uploaded image does not tell the goal's state"
         found = episode_outcome(self.env, self.log.states, self.goal_state)
         text = "goal not reached yet"
-        if found["success_any"]:
-            text = f"goal reached at step {found['first_success_step']}"
+        if found["success_at_start"] or found["success_any"]:
+            first = f"step {found['first_success_step']}"
+            text = f"goal reached at {'the start' if found['success_at_start'] else first}"
             text += "" if found["success_final"] else ", then left again"
         parts = []
         for name, error in self.task.errors(self.log.states[-1], self.goal_state).items():

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from worldmodel.errors import UserError
+from worldmodel.measure.outcomes import outcome_text
 from worldmodel.studies.report.blocks import (
     Gallery,
     Heading,
@@ -102,11 +103,8 @@ def plan_caption(result: dict[str, Any]) -> GifCaption:
     reached = outcome.get("success_any")
     if reached is None:
         text = f"{steps} steps, without a goal state to compare with"
-    elif reached:
-        text = f"goal reached at step {outcome['first_success_step']} of {steps}"
-        text += "" if outcome["success_final"] else ", and left again"
     else:
-        text = f"goal not reached in {steps} steps"
+        text = outcome_text(outcome, steps)
     for key, what in (("interventions", "interventions"), ("surprises", "surprises")):
         text += f"; {what} at {len(result[key])} steps" if result.get(key) else ""
     text += f"; held at times ({result['stop_reason']})" if result["stop_reason"] else ""
