@@ -201,9 +201,11 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
 def _start(
     config: PlanConfig, env: gym.Env[Any, Any], goal_file: GoalFile | None
 ) -> tuple[tuple[Any, Any], Array | None]:
-    """What the environment's reset returns, at the goal file's start; and the goal's state."""
+    """What the environment's reset returns, at the goal file's start; and the goal's state. Without
+    a file only an environment's own goal can be judged, whatever the state."""
     if goal_file is None:
-        return env.reset(seed=config.seed), None
+        obs, info = env.reset(seed=config.seed)
+        return (obs, info), info["state"] if task_of(env).own_goal else None
     try:
         # The goal's state is for measuring success; the environment needs it to show success.
         goal_state = np.asarray(goal_file.goal_state, np.float64)
