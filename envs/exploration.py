@@ -24,7 +24,8 @@ def explorer(env: gym.Env[Any, Any], name: str, rng: np.random.Generator) -> Pol
     Args:
         env: with actions in a Box.
         name: of the environment's policies, or ``my_module:make``: a function ``make(env, rng)``
-            that returns a policy ``policy(obs, info) -> action``.
+            that returns a policy ``policy(obs, info) -> action``. Where actions are choices (see
+            `envs.wrappers.OneHotActions`), it may return those of the environment, too.
         rng: source of the randomness.
 
     Raises:
@@ -33,6 +34,16 @@ def explorer(env: gym.Env[Any, Any], name: str, rng: np.random.Generator) -> Pol
     space = env.action_space
     if not isinstance(space, gym.spaces.Box):
         raise ValueError(f"action space is {space}; policies need a Box")
+    policy = _named(env, name, space, rng)
+    if not env.has_wrapper_attr("one_hot"):
+        return policy
+    one_hot = env.get_wrapper_attr("one_hot")
+    return lambda obs, info: one_hot(policy(obs, info))
+
+
+def _named(
+    env: gym.Env[Any, Any], name: str, space: gym.spaces.Box, rng: np.random.Generator
+) -> Policy:
     if ":" in name:
         return _imported(env, name, rng)
     task = find_task(env)

@@ -137,6 +137,59 @@ def _pixels_field(env: gym.Env[Any, Any], wanted: str) -> str:
     )
 
 
+class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
+    """Makes actions that are choices (`Discrete`, `MultiDiscrete`) vectors in a Box ``[A]``: a
+    choice among n options is n numbers, 1 for the option that is chosen and 0 for the others. Any
+    other vector chooses the option with the largest number.
+
+    Args:
+        env: its actions are choices.
+
+    Attributes:
+        choices: how many options each choice has; they sum to A.
+
+    Raises:
+        ValueError: its actions are something else.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        space: Any = env.action_space
+        if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+            raise ValueError(f"actions are {space}: choices are Discrete or MultiDiscrete")
+        counts = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
+        self.choices = tuple(int(count) for count in counts)
+        self._ends = np.cumsum(self.choices)
+        self.action_space = spaces.Box(0.0, 1.0, (int(self._ends[-1]),), np.float32)
+
+    def action(self, action: Any) -> Any:
+        """The environment's own action, from a vector ``[A]``."""
+        space: Any = self.env.action_space
+        chosen = [int(part.argmax()) for part in np.split(np.asarray(action), self._ends[:-1])]
+        return (np.reshape(chosen, space.shape) + space.start).astype(space.dtype)
+
+    def one_hot(self, action: Any) -> Array:
+        """The vector ``[A]`` of the same choices as an action, float32.
+
+        Args:
+            action: the environment's own, or a vector.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        space: Any = self.env.action_space
+        if np.shape(action) == self.action_space.shape:
+            action = self.action(action)
+        own = np.asarray(action)
+        if own.shape != space.shape or not space.contains(own.astype(space.dtype)):
+            raise ValueError(f"the action is {action!r:.60}: it must be of {space}")
+        chosen = np.ravel(own - space.start).astype(int)
+        vector = np.zeros(sum(self.choices), np.float32)
+        vector[self._ends - self.choices + chosen] = 1.0
+        return vector
+
+
 class StateInInfo(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):
     """Adds ``state`` to ``info``, from the environment's task. One that is there already stays,
     unless success is measured by an `ObservedTask`, which has states of its own.

@@ -52,7 +52,11 @@ def test_any_env_is_recorded_faithfully(recorded: Path) -> None:
         ({"env": "no_such_module:Dot-v0"}, "no environment.*no_such_module"),
         ({"env": "dot_env:Blind-v0"}, "Blind-v0"),
         ({"env_kwargs": {"colour": "red"}}, "cannot make .*colour"),
-        ({"env_kwargs": {"actions": "discrete"}}, "only Box"),
+        ({"env_kwargs": {"actions": "binary"}}, "only Box, Discrete and MultiDiscrete"),
+        (
+            {"env_kwargs": {"actions": "discrete"}, "hold": "zero"},
+            "hold is 'zero', but actions are choices: use repeat, or the number",
+        ),
         (
             {"env_kwargs": {"actions": "endless"}},
             "of an action is bounded by -inf and inf",
@@ -94,6 +98,49 @@ def test_what_is_taken_of_observations_is_said(
     expected = "what render() shows; proprio: none (--proprio_keys can name observation)"
     assert expected in capsys.readouterr().err
     assert not open_dataset(tmp_path / "dot").proprio.any()
+
+
+def test_choices_are_recorded_as_they_were_executed(module: Path, tmp_path: Path) -> None:
+    """Positions move by what the environment was given, so they tell whether it is what is
+    stored."""
+    for actions, choices, hold, held in (
+        ("discrete", (3,), "1", [0.0, 1.0, 0.0]),
+        ("several", (2, 3), "1,0", [0.0, 1.0, 1.0, 0.0, 0.0]),
+    ):
+        kwargs = {"actions": actions, "proprio_keys": "observation"}
+        collect(dot(tmp_path / actions, episodes=3, env_kwargs=kwargs, hold=hold))
+        data = open_dataset(tmp_path / actions)
+        assert data.choices == choices and data.hold == held
+        assert (data.action_low == 0).all() and (data.action_high == 1).all()
+        for episode in range(3):
+            rows = data.frames(episode)
+            parts = np.split(data.actions[rows][:-1], np.cumsum(choices)[:-1], 1)
+            for part in parts:
+                assert ((part == 0) | (part == 1)).all() and (part.sum(1) == 1).all()
+            chosen = np.stack([part.argmax(1) for part in parts], 1)
+            steps = 0.05 * (chosen - 1 if actions == "discrete" else chosen)
+            moved = np.diff(data.proprio[rows], axis=0)
+            np.testing.assert_allclose(moved, np.broadcast_to(steps, moved.shape), atol=1e-5)
+            assert len(np.unique(chosen)) > 1
+
+
+def test_a_policy_may_return_the_environments_own_choices(module: Path, tmp_path: Path) -> None:
+    kwargs = {"actions": "discrete"}
+    collect(dot(tmp_path / "dot", policy="dot_env:last_option", episodes=2, env_kwargs=kwargs))
+    data = open_dataset(tmp_path / "dot")
+    assert (data.actions[data.has_action] == [0, 0, 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "hold"),
+    [("repeat", "repeat"), ("0", None), ("1,3", None), ("1,-1", None), ("1,2", [0, 1, 0, 0, 1])],
+)
+def test_a_hold_of_choices_is_an_option_of_each(text: str, hold: Any) -> None:
+    if hold is not None:
+        assert parse_hold(text, np.zeros(5), np.ones(5), (2, 3)) == hold
+        return
+    with pytest.raises(UserError, match=r"the number of the option for each \(0 to 1, 0 to 2\)"):
+        parse_hold(text, np.zeros(5), np.ones(5), (2, 3))
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,10 @@ def _publish(
         actions,
         config.policy,
         f"{config.env}, pixels and proprio, policy {config.policy!r}",
-        {"hold": hold, **{kind: recorder.names(kind) for kind in NAMES}},
+        {
+            "hold": hold,
+            "choices": recorder.choices,
+            **{kind: recorder.names(kind) for kind in NAMES},
+        },
         env_spec,
     )

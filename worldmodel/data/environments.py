@@ -37,7 +37,12 @@ def create_env(
     import envs  # noqa: F401  (registers the bundled environments)
     from envs.observed_task import ObservedTask
     from envs.task import find_task, has_state
-    from envs.wrappers import PixelsAndProprio, StateInInfo, has_pixels_and_proprio
+    from envs.wrappers import (
+        OneHotActions,
+        PixelsAndProprio,
+        StateInInfo,
+        has_pixels_and_proprio,
+    )
 
     try:
         module, _, name = env_id.rpartition(":")
@@ -61,6 +66,8 @@ def create_env(
         )
         observed = None
         if find_task(env) is None:
+            if isinstance(env.action_space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+                env = OneHotActions(env)
             env = observed = ObservedTask(env, view.pop("success", ""))
         elif "success" in view:
             raise ValueError("its task says what a success is: leave --success out")

@@ -72,7 +72,13 @@ class Recorder:
         self.config = config
         self.env = create_env(config.env, config.env_kwargs, config.image_size, config.steps)
         if not isinstance(self.env.action_space, gym.spaces.Box):
-            raise UserError(f"{config.env} has actions {self.env.action_space}: only Box will do")
+            raise UserError(
+                f"{config.env} has actions {self.env.action_space}: only Box, Discrete and "
+                "MultiDiscrete will do; with a Task, only Box"
+            )
+        self.choices: tuple[int, ...] = (
+            self.env.get_wrapper_attr("choices") if self.env.has_wrapper_attr("choices") else ()
+        )
         for i, (low, high) in enumerate(zip(*map(np.ravel, self._bounds()), strict=True)):
             if not -np.inf < low < high < np.inf:
                 raise UserError(
@@ -149,7 +155,7 @@ class Recorder:
             UserError: `config.hold` is not such an action.
         """
         if self.config.hold:
-            return parse_hold(self.config.hold, *self._bounds())
+            return parse_hold(self.config.hold, *self._bounds(), self.choices)
         task = self._task()
         if task is None:
             return None
@@ -179,12 +185,16 @@ def episode_seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
-def parse_hold(text: str, low: Array, high: Array) -> list[float] | str:
+def parse_hold(
+    text: str, low: Array, high: Array, choices: tuple[int, ...] = ()
+) -> list[float] | str:
     """A hold action from a command line.
 
     Args:
-        text: "zero", "repeat", or numbers separated by commas.
+        text: "zero", "repeat", or numbers separated by commas: those of an action, or of the
+            options that are chosen, counted from 0.
         low, high: bounds of actions ``[A]``.
+        choices: how many options each choice of an action has, where actions are choices.
 
     Returns:
         The action's numbers, or "repeat" (the last action once more).
@@ -195,6 +205,8 @@ def parse_hold(text: str, low: Array, high: Array) -> list[float] | str:
     low, high = np.ravel(low), np.ravel(high)
     if text == "repeat":
         return text
+    if choices:
+        return _chosen(text, choices)
     if text == "zero":
         return [float(x) for x in np.clip(np.zeros(len(low)), low, high)]
     try:
@@ -208,3 +220,19 @@ def parse_hold(text: str, low: Array, high: Array) -> list[float] | str:
     if not ((low <= numbers) & (numbers <= high)).all():
         raise UserError(f"hold is {numbers}: outside the bounds {low.tolist()} to {high.tolist()}")
     return numbers
+
+
+def _chosen(text: str, choices: tuple[int, ...]) -> list[float]:
+    """An action of which `text` numbers the option of each choice."""
+    numbers = text.split(",")
+    if len(numbers) != len(choices) or not all(
+        number.strip().isdecimal() and int(number) < count
+        for number, count in zip(numbers, choices, strict=True)
+    ):
+        ranges = ", ".join(f"0 to {count - 1}" for count in choices)
+        raise UserError(
+            f"hold is {text!r}, but actions are choices: use repeat, or the number of the option "
+            f"for each ({ranges})"
+        )
+    chosen = zip(numbers, choices, strict=True)
+    return [float(i == int(number)) for number, count in chosen for i in range(count)]
