@@ -31,7 +31,7 @@ from envs.observation_fields import (
     space_fields,
     spelled,
 )
-from envs.pictures import as_rgb, resized
+from envs.pictures import FITS, as_rgb, resized
 from envs.task import find_task
 
 Array = NDArray[Any]
@@ -62,8 +62,11 @@ class PixelsAndProprio(gym.ObservationWrapper[Obs, Any, Any], RecordConstructorA
         proprio_keys: fields that the robot measures of itself, as "qpos,arm[0:3]", or "none";
             default: ``proprio``, else those whose names say so (see `observation_fields`). Without
             any, proprio is one zero.
+        fit: how images that are not square become squares: pad (black borders), crop (the middle)
+            or stretch.
 
     Attributes:
+        image_fit: `fit`.
         proprio_names: of the numbers of proprio.
 
     Raises:
@@ -71,13 +74,21 @@ class PixelsAndProprio(gym.ObservationWrapper[Obs, Any, Any], RecordConstructorA
     """
 
     def __init__(
-        self, env: gym.Env[Any, Any], image_size: int, pixels_key: str = "", proprio_keys: str = ""
+        self,
+        env: gym.Env[Any, Any],
+        image_size: int,
+        pixels_key: str = "",
+        proprio_keys: str = "",
+        fit: str = "stretch",
     ) -> None:
         RecordConstructorArgs.__init__(
-            self, image_size=image_size, pixels_key=pixels_key, proprio_keys=proprio_keys
+            self, image_size=image_size, pixels_key=pixels_key, proprio_keys=proprio_keys, fit=fit
         )
         super().__init__(env)
-        self._size = image_size
+        if fit not in FITS:
+            raise ValueError(f"fit is {fit!r}: choose one of {', '.join(FITS)}")
+        self._size, self.image_fit = image_size, fit
+        self._seen = (image_size, image_size)  # height and width of the latest image
         self._pixels = _pixels_field(env, pixels_key)
         self._fields = number_fields(env.observation_space)
         widths = {name: spaces.flatdim(space) for name, space in self._fields.items()}
@@ -99,7 +110,7 @@ class PixelsAndProprio(gym.ObservationWrapper[Obs, Any, Any], RecordConstructorA
         ]
         vector = np.concatenate(parts) if parts else np.zeros(1)
         return {
-            "pixels": resized(self.image(observation), self._size),
+            "pixels": resized(self.image(observation), self._size, self.image_fit),
             "proprio": vector.astype(np.float32),
         }
 
@@ -107,12 +118,19 @@ class PixelsAndProprio(gym.ObservationWrapper[Obs, Any, Any], RecordConstructorA
         """The image of an observation, uint8 ``[H, W, 3]``."""
         found: Any = field(observation, self._pixels) if self._pixels else self.env.render()
         (image,) = as_rgb([np.asarray(found)], self._pixels or "render()")
+        self._seen = image.shape[:2]
         return image
 
     def sentence(self) -> str:
-        """What is taken of observations, in words."""
+        """What is taken of observations, in words; and what is done to images that are not square,
+        once one was seen."""
         taken = ", ".join(map(spelled, self._proprio)) or "none"
-        text = f"pixels: {self._pixels or 'what render() shows'}; proprio: {taken}"
+        text = f"pixels: {self._pixels or 'what render() shows'}"
+        height, width = self._seen
+        if height != width:
+            others = " or ".join(f"--fit {fit}" for fit in FITS if fit != self.image_fit)
+            text += f", {width} x {height}, {FITS[self.image_fit]} to a square (else {others})"
+        text += f"; proprio: {taken}"
         if self._others:
             text += f" (--proprio_keys can name {', '.join(self._others)})"
         return text

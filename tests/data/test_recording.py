@@ -11,8 +11,11 @@ from dot import copy, dot
 
 from worldmodel.data.collection import collect
 from worldmodel.data.dataset import open_dataset
+from worldmodel.data.image_fit import ImageFit
 from worldmodel.data.recording import episode_seed, parse_hold
 from worldmodel.errors import UserError
+from worldmodel.measure.environments import make_env
+from worldmodel.measure.tasks import begin, render, sample_tasks
 
 
 def test_any_env_is_recorded_faithfully(recorded: Path) -> None:
@@ -95,8 +98,9 @@ def test_what_is_taken_of_observations_is_said(
     module: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     collect(dot(tmp_path / "dot", episodes=1, env_kwargs={"radius": 4}))
-    expected = "what render() shows; proprio: none (--proprio_keys can name observation)"
-    assert expected in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "pixels: what render() shows, 64 x 48" in printed
+    assert "; proprio: none (--proprio_keys can name observation)\n" in printed
     assert not open_dataset(tmp_path / "dot").proprio.any()
 
 
@@ -141,6 +145,28 @@ def test_a_hold_of_choices_is_an_option_of_each(text: str, hold: Any) -> None:
         return
     with pytest.raises(UserError, match=r"the number of the option for each \(0 to 1, 0 to 2\)"):
         parse_hold(text, np.zeros(5), np.ones(5), (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("fit", "said"), [("pad", "padded"), ("crop", "cropped"), ("stretch", "squeezed")]
+)
+def test_images_that_are_not_square_are_fitted_everywhere_alike(
+    module: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fit: str, said: str
+) -> None:
+    kwargs = {"fit": fit, "success": "observation:0.01"}
+    collect(dot(tmp_path / "dot", episodes=2, env_kwargs=kwargs))
+    assert f"64 x 48, {said} to a square" in capsys.readouterr().err
+    data = open_dataset(tmp_path / "dot")
+    assert data.fit == fit
+    env: Any = make_env(data.env_id, data.env_kwargs, 32)
+    (task,) = sample_tasks(env, 1, 0, 3)
+    obs, _ = begin(env, task)
+    np.testing.assert_array_equal(obs["pixels"], ImageFit(32, fit).image(env.unwrapped.render()))
+    np.testing.assert_array_equal(obs["pixels"], render(env, task.start_state))
+    black = (data.pixels(slice(0, 3))[:, [0, -1]] == 0).all()
+    assert black == (fit == "pad")
+    with pytest.raises(UserError, match="fit is 'fill': choose one of pad, crop, stretch"):
+        make_env(data.env_id, {"fit": "fill"}, 32)
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,9 @@ def collect(config: CollectConfig) -> dict[str, Any]:
         UserError: an unusable setting, environment or folder, or a full disk.
     """
     recorder = Recorder(config)
+    recorder.record(0)  # so that an unusable environment shows here, in one process
     if seen := recorder.sentence():
         print(seen, file=sys.stderr)
-    recorder.record(0)  # so that an unusable environment shows here, in one process
     hold = recorder.hold()
     folder = MinariFolder(config.out, config.identity(), config.episodes)
     with folder.claimed("collecting") as missing:
@@ -159,6 +159,7 @@ def _publish(
         {
             "hold": hold,
             "choices": recorder.choices,
+            "fit": recorder.fit,
             **{kind: recorder.names(kind) for kind in NAMES},
         },
         env_spec,

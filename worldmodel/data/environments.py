@@ -11,7 +11,7 @@ import gymnasium as gym
 
 from worldmodel.errors import UserError
 
-VIEW = ("pixels_key", "proprio_keys", "success")
+VIEW = ("pixels_key", "proprio_keys", "fit", "success")
 """Arguments of `PixelsAndProprio` and `ObservedTask` among those of an environment. They are stored
 with datasets and checkpoints as the others are."""
 VIEW_FLAGS = {name: f"env_kwargs.{name}" for name in VIEW}

@@ -46,7 +46,8 @@ class CollectConfig:
     task says."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment, such as --env_kwargs.layout U. --pixels_key and --proprio_keys
-    name the fields of its observation that are the image, and what the robot measures of itself."""
+    name the fields of its observation that are the image, and what the robot measures of itself.
+    --fit pad, crop or stretch (the default) makes images square."""
 
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("steps", 1), ("workers", 1), ("seed", 0)):
@@ -76,9 +77,8 @@ class Recorder:
                 f"{config.env} has actions {self.env.action_space}: only Box, Discrete and "
                 "MultiDiscrete will do; with a Task, only Box"
             )
-        self.choices: tuple[int, ...] = (
-            self.env.get_wrapper_attr("choices") if self.env.has_wrapper_attr("choices") else ()
-        )
+        self.choices: tuple[int, ...] = self._declared("choices", ())
+        self.fit: str = self._declared("image_fit", "stretch")
         for i, (low, high) in enumerate(zip(*map(np.ravel, self._bounds()), strict=True)):
             if not -np.inf < low < high < np.inf:
                 raise UserError(
@@ -135,9 +135,7 @@ class Recorder:
 
     def sentence(self) -> str:
         """What is taken of observations, "" where they are recorded as they are."""
-        if not self.env.has_wrapper_attr("sentence"):
-            return ""
-        return str(self.env.get_wrapper_attr("sentence")())
+        return str(self._declared("sentence", lambda: "")())
 
     def names(self, kind: str) -> list[str]:
         """Names of the numbers of a state, an action or proprioception: "state_names", ...; empty
@@ -168,6 +166,10 @@ class Recorder:
         if first is None or second is None or not np.array_equal(first, second):
             return None  # none, or not one constant action
         return [float(x) for x in np.ravel(first)]
+
+    def _declared(self, name: str, otherwise: Any) -> Any:
+        """An attribute of a wrapper, where one has it."""
+        return self.env.get_wrapper_attr(name) if self.env.has_wrapper_attr(name) else otherwise
 
     def _task(self) -> Any:
         from envs.task import find_task

@@ -122,7 +122,8 @@ def render(env: gym.Env[Any, Any], state: Array) -> Array:
     """The image of a state, with the current variations, as observations show it: uint8
     ``[H, W, 3]``."""
     size = env.observation_space["pixels"].shape[0]  # type: ignore[index]
-    return resized(task_of(env).render_state(state), size)
+    fit = env.get_wrapper_attr("image_fit") if env.has_wrapper_attr("image_fit") else "stretch"
+    return resized(task_of(env).render_state(state), size, fit)
 
 
 def render_goal(env: gym.Env[Any, Any], task: GoalTask) -> Array:
