@@ -21,6 +21,7 @@ from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from envs.observation_fields import (
+    dotted,
     field,
     flat,
     is_picture,
@@ -141,9 +142,9 @@ def _pixels_field(env: gym.Env[Any, Any], wanted: str) -> str:
     fields = space_fields(env.observation_space)
     found = [n for n, space in fields.items() if is_picture(space) or n == "pixels"]
     if wanted:
-        if wanted not in found:
+        if dotted(wanted) not in found:
             raise ValueError(f"no images in {wanted!r}: there are {', '.join(found) or 'none'}")
-        return wanted
+        return dotted(wanted)
     if "pixels" in found or len(found) == 1:
         return "pixels" if "pixels" in found else found[0]
     if env.render_mode == "rgb_array":

@@ -313,6 +313,43 @@ def test_names_of_a_robot() -> None:
     assert robots_own(dict.fromkeys([*own, *others])) == list(own)
 
 
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("robot.0.cell", ("robot.0.cell", slice(0, 2))),
+        ("robot[0].cell", ("robot.0.cell", slice(0, 2))),
+        ("robot[0].cell[1]", ("robot.0.cell", slice(1, 2))),
+        ("robot[1]", ("robot.1", slice(0, 4))),
+        ("robot.1[0:2]", ("robot.1", slice(0, 2))),
+        ("qpos[1]", ("qpos", slice(1, 2))),
+    ],
+)
+def test_entries_of_tuples_have_names(text: str, part: tuple[str, slice]) -> None:
+    assert parse_parts(text, {"robot.0.cell": 2, "robot.1": 4, "qpos": 3}) == (part,)
+
+
+def test_tuples_and_nested_dicts_become_proprio_and_pixels() -> None:
+    class Nested(Fields):
+        """Everything in a Tuple."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.observation_space = spaces.Tuple(  # type: ignore[assignment]
+                [spaces.Discrete(3), self.observation_space]
+            )
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            obs, info = super().reset(seed=seed)
+            return (2, obs), info
+
+    env = PixelsAndProprio(Nested(), 30, "1.wrist", "0,1.arm.qpos[1]")
+    obs, _ = env.reset()
+    assert obs["proprio"].tolist() == [0.0, 0.0, 1.0, 2.0]
+    assert (obs["pixels"][..., 0] == 201).all() and (obs["pixels"][..., 1] == 1).all()
+    own = PixelsAndProprio(Nested(), 30, "1.wrist")
+    assert own.proprio_names == ("1.arm.qpos_0", "1.arm.qpos_1")
+
+
 def test_nested_fields() -> None:
     space = spaces.Dict({"a": spaces.Tuple([spaces.Discrete(3), spaces.Box(0, 1, (2,))])})
     assert list(space_fields(space)) == ["a.0", "a.1"] == list(number_fields(space))
