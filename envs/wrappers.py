@@ -68,6 +68,7 @@ class PixelsAndProprio(gym.ObservationWrapper[Obs, Any, Any], RecordConstructorA
 
     Attributes:
         image_fit: `fit`.
+        raw_observation: the environment's latest one.
         proprio_names: of the numbers of proprio.
 
     Raises:
@@ -90,6 +91,7 @@ class PixelsAndProprio(gym.ObservationWrapper[Obs, Any, Any], RecordConstructorA
             raise ValueError(f"fit is {fit!r}: choose one of {', '.join(FITS)}")
         self._size, self.image_fit = image_size, fit
         self._seen = (image_size, image_size)  # height and width of the latest image
+        self.raw_observation: Any = None
         self._pixels = _pixels_field(env, pixels_key)
         self._fields = number_fields(env.observation_space)
         widths = {name: spaces.flatdim(space) for name, space in self._fields.items()}
@@ -106,6 +108,7 @@ class PixelsAndProprio(gym.ObservationWrapper[Obs, Any, Any], RecordConstructorA
 
     def observation(self, observation: Any) -> Obs:
         """The observation as ``pixels`` and ``proprio``."""
+        self.raw_observation = observation
         parts = [
             flat(self._fields[name], field(observation, name))[part] for name, part in self._proprio
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,60 @@ def test_a_policy_of_ones_own_acts(module: Path, tmp_path: Path) -> None:
     for episode in range(3):
         actions = data.actions[data.frames(episode)][:-1]
         assert (actions == actions[0]).all() and actions.any()
+
+
+BASELINES = """
+import json
+import numpy as np
+
+class PPO:
+    @classmethod
+    def load(cls, path, device):
+        model = cls()
+        model.width = json.loads(open(path).read())["width"]
+        return model
+    def set_random_seed(self, seed):
+        self.rng = np.random.default_rng(seed)
+    def predict(self, obs, deterministic):
+        if obs.shape != (self.width,):
+            raise ValueError(f"Unexpected observation shape {obs.shape}")
+        return (-0.1 * np.sign(obs) * self.rng.uniform()).astype(np.float32), None
+"""
+
+
+def test_a_trained_policy_acts_on_the_environments_own_observations(
+    module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in with the interface of Stable-Baselines3, which is heavy."""
+    archive = tmp_path / "policy.zip"
+    with pytest.raises(UserError, match=r"needs pip install 'worldmodel\[sb3\]'"):
+        monkeypatch.setitem(sys.modules, "stable_baselines3", None)  # as if it were missing
+        collect(dot(tmp_path / "dot", policy=f"PPO:{archive}"))
+    monkeypatch.delitem(sys.modules, "stable_baselines3")
+    (tmp_path / "stable_baselines3.py").write_text(BASELINES)
+    monkeypatch.syspath_prepend(tmp_path)
+    archive.write_text('{"width": 2}')
+    kwargs = {"proprio_keys": "observation[0]"}  # less than the policy needs
+    for name in ("one", "two"):
+        collect(dot(tmp_path / name, policy=f"PPO:{archive}", episodes=2, env_kwargs=kwargs))
+    data = open_dataset(tmp_path / "one")
+    assert data.hash == open_dataset(tmp_path / "two").hash
+    towards_centre = data.actions[data.has_action][:, 0] * data.proprio[data.has_action][:, 0]
+    assert (towards_centre < 0).all() and len(np.unique(towards_centre)) > 10
+
+    for name, message in (
+        (str(archive), "write the algorithm before the file, as --policy PPO:"),
+        (f"DQN:{archive}", "made by DQN: write the algorithm"),
+        ("PPO:none.zip", "no policy at none.zip"),
+    ):
+        with pytest.raises(UserError, match=message):
+            collect(dot(tmp_path / "dot", policy=name))
+    (tmp_path / "other.zip").write_text("{}")
+    with pytest.raises(UserError, match="other.zip cannot be loaded as PPO"):
+        collect(dot(tmp_path / "dot", policy=f"PPO:{tmp_path / 'other.zip'}"))
+    (tmp_path / "wide.zip").write_text('{"width": 3}')
+    with pytest.raises(UserError, match=r"policy PPO:.*: Unexpected observation shape \(2,\)"):
+        collect(dot(tmp_path / "dot", policy=f"PPO:{tmp_path / 'wide.zip'}"))
 
 
 def test_what_is_taken_of_observations_is_said(

@@ -36,8 +36,9 @@ class CollectConfig:
     workers: int = 2
     """Processes. Changes the speed, not the data."""
     policy: str = "explore"
-    """Exploration policy: explore, random, another one of the environment's task, or
-    my_module:make, a function make(env, rng) that returns a policy(obs, info) -> action."""
+    """Exploration policy: explore, random, another one of the environment's task;
+    my_module:make, a function make(env, rng) that returns a policy(obs, info) -> action; or
+    PPO:ppo.zip, which Stable-Baselines3 trained."""
     image_size: int = 112
     """Height and width of the recorded images, pixels."""
     hold: str = ""
@@ -104,7 +105,10 @@ class Recorder:
         over = False
         while not over:
             # Clipped before it is recorded, so that the model sees the action that was executed.
-            action = np.clip(policy(obs, info), low, high).astype(low.dtype)
+            try:
+                action = np.clip(policy(obs, info), low, high).astype(low.dtype)
+            except ValueError as error:
+                raise UserError(f"policy {config.policy}: {error}") from None
             obs, reward, terminated, truncated, info = self.env.step(action)
             frames.append(obs)
             infos.append(info)
