@@ -37,9 +37,9 @@ def explorer(env: gym.Env[Any, Any], name: str, rng: np.random.Generator) -> Pol
     if not isinstance(space, gym.spaces.Box):
         raise ValueError(f"action space is {space}; policies need a Box")
     policy = _named(env, name, space, rng)
-    if not env.has_wrapper_attr("one_hot"):
+    if not env.has_wrapper_attr("one_hot_action"):
         return policy
-    one_hot = env.get_wrapper_attr("one_hot")
+    one_hot = env.get_wrapper_attr("one_hot_action")
     return lambda obs, info: one_hot(policy(obs, info))
 
 

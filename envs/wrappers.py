@@ -168,7 +168,7 @@ class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         env: its actions are choices.
 
     Attributes:
-        choices: how many options each choice has; they sum to A.
+        action_choices: how many options each choice has; they sum to A.
 
     Raises:
         ValueError: its actions are something else.
@@ -181,8 +181,8 @@ class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
             raise ValueError(f"actions are {space}: choices are Discrete or MultiDiscrete")
         counts = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
-        self.choices = tuple(int(count) for count in counts)
-        self._ends = np.cumsum(self.choices)
+        self.action_choices = tuple(int(count) for count in counts)
+        self._ends = np.cumsum(self.action_choices)
         self.action_space = spaces.Box(0.0, 1.0, (int(self._ends[-1]),), np.float32)
 
     def action(self, action: Any) -> Any:
@@ -191,7 +191,7 @@ class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         chosen = [int(part.argmax()) for part in np.split(np.asarray(action), self._ends[:-1])]
         return (np.reshape(chosen, space.shape) + space.start).astype(space.dtype)
 
-    def one_hot(self, action: Any) -> Array:
+    def one_hot_action(self, action: Any) -> Array:
         """The vector ``[A]`` of the same choices as an action, float32.
 
         Args:
@@ -207,8 +207,8 @@ class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
         if own.shape != space.shape or not space.contains(own.astype(space.dtype)):
             raise ValueError(f"the action is {action!r:.60}: it must be of {space}")
         chosen = np.ravel(own - space.start).astype(int)
-        vector = np.zeros(sum(self.choices), np.float32)
-        vector[self._ends - self.choices + chosen] = 1.0
+        vector = np.zeros(sum(self.action_choices), np.float32)
+        vector[self._ends - self.action_choices + chosen] = 1.0
         return vector
 
 

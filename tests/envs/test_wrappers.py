@@ -263,12 +263,12 @@ def test_choices_are_vectors_and_back(
     env.reset(seed=0)
     assert env.action_space == spaces.Box(0.0, 1.0, (len(vector),), np.float32)
     assert env.step(np.float32(vector))[4]["action"] == action
-    assert env.one_hot(np.float32(vector)).tolist() == one_hot
+    assert env.one_hot_action(np.float32(vector)).tolist() == one_hot
     own = np.reshape(action, space.shape)
-    assert env.one_hot(own).tolist() == one_hot
-    assert env.step(env.one_hot(own))[4]["action"] == action
+    assert env.one_hot_action(own).tolist() == one_hot
+    assert env.step(env.one_hot_action(own))[4]["action"] == action
     with pytest.raises(ValueError, match="it must be of"):
-        env.one_hot(own + 7)
+        env.one_hot_action(own + 7)
 
 
 def test_other_actions_are_no_choices() -> None:

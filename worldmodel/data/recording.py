@@ -78,7 +78,7 @@ class Recorder:
                 f"{config.env} has actions {self.env.action_space}: only Box, Discrete and "
                 "MultiDiscrete will do; with a Task, only Box"
             )
-        self.choices: tuple[int, ...] = self._declared("choices", ())
+        self.choices: tuple[int, ...] = self._declared("action_choices", ())
         self.fit: str = self._declared("image_fit", "stretch")
         for i, (low, high) in enumerate(zip(*map(np.ravel, self._bounds()), strict=True)):
             if not -np.inf < low < high < np.inf:

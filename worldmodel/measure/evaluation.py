@@ -291,6 +291,7 @@ def time_plans(agent: Agent, env: gym.Env[Any, Any], task: GoalTask, count: int)
 # ------------------------------------------------------------------------- parts of the result
 def _description(config: EvaluateConfig, checkpoint: str, env: gym.Env[Any, Any]) -> dict[str, Any]:
     """What was evaluated, on which tasks."""
+    cut = config.goal is None  # goals from exploration
     return {
         "label": config.label,
         "env": config.env,
@@ -301,8 +302,8 @@ def _description(config: EvaluateConfig, checkpoint: str, env: gym.Env[Any, Any]
         "seeds": config.seeds,
         "variation": list(config.variations),
         "budget_steps": config.budget_steps,
-        "goal_offset": config.goal_offset if task_of(env).goal_offset_matters else None,
-        **({"goal": str(config.goal)} if config.goal else {}),
+        "goal_offset": config.goal_offset if cut and task_of(env).goal_offset_matters else None,
+        **({} if cut else {"goal": str(config.goal)}),
     }
 
 

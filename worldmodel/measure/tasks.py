@@ -52,9 +52,9 @@ def sample_tasks(
             environment itself does; default: goals that the task samples.
 
     Raises:
-        UserError: `goal_offset` is out of range, success is no word of the environment's own though
-            there is a goal image, exploration reaches no goals, or nearly all tasks
-            are solved at their start or not allowed.
+        UserError: `goal_offset` is out of range; there is a goal image, but success refers to a
+            goal state; exploration reaches no goals; or nearly all tasks are solved at their start
+            or not allowed.
     """
     if not 1 <= goal_offset <= 1000:
         raise UserError(f"goal_offset is {goal_offset}: it must be 1 to 1000 environment steps")
@@ -88,7 +88,7 @@ def sample_tasks(
                 raise UserError(str(error)) from None
             if suits:
                 tasks.append(each)
-            bar.update(int(suits), without_goal=without)
+            bar.update(int(suits), **({"without a goal": without} if without else {}))
             if len(tasks) == count:
                 return tasks
     raise UserError(
