@@ -147,18 +147,20 @@ class ObservedTask(gym.Wrapper[Any, Any, Any, Any], Task, RecordConstructorArgs)
         start lies at most `goal_offset` steps before it.
 
         Raises:
-            NoGoal: the episode did not reach the environment's own goal.
-            ValueError: it is too short.
+            NoGoal: the episode did not reach the environment's own goal, or is too short.
         """
         states, _ = self._explore(env_seed, EXPLORATION_STEPS + goal_offset)
         if isinstance(self._success, Said):
             reached = np.flatnonzero(states[:, -1])
             if not len(reached):
-                raise NoGoal(f"{self._name} did not say {self._success.text!r} in exploration")
+                raise NoGoal(
+                    f"{self._name} did not say {self._success.text!r} in exploration: give a "
+                    "--goal image, if the command takes one, or write a Task (docs/own-data.md)"
+                )
             return states[max(0, reached[0] - goal_offset)], states[reached[0]]
         last = len(states) - 1 - goal_offset
         if last < 0:
-            raise ValueError(
+            raise NoGoal(
                 f"{self._name} ended after {len(states) - 1} steps of exploration: choose a "
                 f"smaller goal_offset than {goal_offset}"
             )

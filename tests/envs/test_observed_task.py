@@ -26,7 +26,7 @@ from envs.wrappers import PixelsAndProprio
 from worldmodel.data.environments import create_env
 from worldmodel.errors import UserError
 from worldmodel.measure.environments import chosen_kwargs, make_env, view_of
-from worldmodel.measure.tasks import begin, render, render_goal, sample_tasks
+from worldmodel.measure.tasks import HELD_OUT, begin, render, render_goal, sample_tasks
 
 
 class Swing(gym.Env[Any, Any]):
@@ -186,8 +186,25 @@ def test_an_episode_that_has_ended_stays_as_it_is() -> None:
 
 def test_exploration_that_never_succeeds_is_one_line() -> None:
     env = make_env("Announcing-v0", {"success": "info.is_success", "far": 99.0}, 48)
-    with pytest.raises(UserError, match="did not say 'info.is_success' .* in 100 episodes"):
+    with pytest.raises(
+        UserError, match="no goal in 100 episodes: .* did not say 'info.is_success'"
+    ):
         sample_tasks(env, 3, 0, 5)
+
+
+def test_episodes_that_end_before_the_goal_are_passed_over() -> None:
+    env = make_env("Announcing-v0", {"success": "observation:0.1"}, 48)
+    tasks = sample_tasks(env, 3, 0, 25)
+    first = tasks[0].env_seed
+    lengths = []
+    for env_seed in range(HELD_OUT, HELD_OUT + 40):
+        policy = env.get_wrapper_attr("explore")("explore", np.random.default_rng([env_seed, 1]))
+        obs, info = env.reset(seed=env_seed)
+        ended = [env.step(policy(obs, info))[2] for _ in range(25)]
+        lengths.append(25 if True not in ended[:-1] else ended.index(True) + 1)
+    assert lengths[first - HELD_OUT] == 25 and min(lengths) < 25
+    with pytest.raises(UserError, match="no goal in 100 episodes: .*smaller goal_offset than 1000"):
+        sample_tasks(env, 3, 0, 1000)
 
 
 def test_a_goal_image_of_ones_own_needs_a_goal_of_the_environments_own() -> None:

@@ -80,10 +80,7 @@ def sample_tasks(
             except NoGoal as error:
                 without, suits = without + 1, False
                 if without == PATIENCE and not tasks:
-                    raise UserError(
-                        f"{error}, in {without} episodes: give a --goal image of it, if the "
-                        "command takes one, or write a Task (docs/own-data.md)"
-                    ) from None
+                    raise UserError(f"no goal in {without} episodes: {error}") from None
             except ValueError as error:
                 raise UserError(str(error)) from None
             if suits:
