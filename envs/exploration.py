@@ -1,7 +1,7 @@
 """Exploration policies by name, for any environment with continuous actions.
 
-``random`` is a random walk. The other names are the environment's own (see `Task.explore`), or
-``my_module:make``; without a task, ``explore`` is a random walk as well.
+``random`` is a random walk. The other names are the environment's own (see `Task.explore`),
+``my_module:make``, or ``PPO:ppo.zip``; without a task, ``explore`` is a random walk as well.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from envs.random_walk import RandomWalk
 from envs.task import Policy, Task, find_task
+from envs.trained_policy import trained_policy
 
 __all__ = ["RandomWalk", "explorer"]
 
@@ -24,7 +25,9 @@ def explorer(env: gym.Env[Any, Any], name: str, rng: np.random.Generator) -> Pol
     Args:
         env: with actions in a Box.
         name: of the environment's policies, or ``my_module:make``: a function ``make(env, rng)``
-            that returns a policy ``policy(obs, info) -> action``.
+            that returns a policy ``policy(obs, info) -> action``. Where actions are choices (see
+            `envs.wrappers.OneHotActions`), it may return those of the environment, too. For
+            ``PPO:ppo.zip`` see `trained_policy`.
         rng: source of the randomness.
 
     Raises:
@@ -33,6 +36,18 @@ def explorer(env: gym.Env[Any, Any], name: str, rng: np.random.Generator) -> Pol
     space = env.action_space
     if not isinstance(space, gym.spaces.Box):
         raise ValueError(f"action space is {space}; policies need a Box")
+    policy = _named(env, name, space, rng)
+    if not env.has_wrapper_attr("one_hot_action"):
+        return policy
+    one_hot = env.get_wrapper_attr("one_hot_action")
+    return lambda obs, info: one_hot(policy(obs, info))
+
+
+def _named(
+    env: gym.Env[Any, Any], name: str, space: gym.spaces.Box, rng: np.random.Generator
+) -> Policy:
+    if name.endswith(".zip"):
+        return trained_policy(env, name, rng)
     if ":" in name:
         return _imported(env, name, rng)
     task = find_task(env)

@@ -1,7 +1,8 @@
 """Fields of observations and logs: which the robot measures of itself, and which are images.
 
 A field is named by its path in nested Dicts and Tuples, such as ``robot.qpos``; an observation that
-is one array is the field ``observation``. ``name[2]`` and ``name[0:3]`` are parts of a field.
+is one array is the field ``observation``. ``name[2]`` and ``name[0:3]`` are parts of a field. An
+entry of a Tuple is ``arms.0`` or ``arms[0]``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ ROBOT = re.compile(
     r"observation\.state|(.*[._/])?(proprio\w*|agent_pos|robot\d*_\w+|qpos|qvel|joint_(pos|vel)\w*)"
 )
 TRUTH = re.compile(r"infos\.|.*(goal|desired|object)")
+ENTRY = re.compile(r"\[(\d+)\]")
 PART = re.compile(r"(?P<name>.+?)(\[(?P<start>\d+)(:(?P<stop>\d+))?\])?")
 
 
@@ -44,9 +46,16 @@ def parse_parts(text: str, widths: Mapping[str, int]) -> tuple[Part, ...]:
     return tuple(_part(name.strip(), widths) for name in names)
 
 
+def dotted(name: str) -> str:
+    """A name with entries of Tuples as fields have them: ``arms.0`` for ``arms[0]``."""
+    return ENTRY.sub(r".\1", name)
+
+
 def _part(text: str, widths: Mapping[str, int]) -> Part:
+    if dotted(text) in widths:
+        return dotted(text), slice(0, widths[dotted(text)])
     match = PART.fullmatch(text)
-    name = match["name"] if match else text
+    name = dotted(match["name"]) if match else text
     if match is None or name not in widths:
         raise ValueError(f"no field {name!r}: there are {', '.join(widths) or 'none'}")
     start = int(match["start"] or 0)

@@ -1,7 +1,9 @@
 """A `Task` for any deterministic environment, whose simulator's state need not be settable.
 
 A state is the numbers of an observation. Start and goal come from one exploration episode, which is
-found again by its seed: a reset to the start replays its actions.
+found again by its seed: a reset to the start replays its actions. Where success is the
+environment's own word, that word is one more number of a state, and goals are states in which it
+is 1.
 """
 
 from __future__ import annotations
@@ -15,29 +17,30 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import ArrayLike, NDArray
 
-from envs.observation_fields import field, flat, number_fields, parse_parts
-from envs.task import EXPLORATION_STEPS, Task
+from envs.observation_fields import field, flat, number_fields
+from envs.success import WAYS, Near, Said, parse_success
+from envs.task import EXPLORATION_STEPS, NoGoal, Task
 
 Array = NDArray[Any]
 LONGEST = 1000  # steps from a start to a goal
 
 
 class ObservedTask(gym.Wrapper[Any, Any, Any, Any], Task, RecordConstructorArgs):
-    """Success: numbers of the observation are within tolerances of those at the goal.
+    """Success: what `envs.success` says.
 
     Args:
         env: an environment with actions in a Box, whose episodes are the same for the same seed and
-            actions.
-        success: fields and tolerances in the field's units, as "block_pos:20,block_angle:0.35". A
-            field of several numbers is compared by its Euclidean distance, a field whose name ends
-            in angle, theta or yaw as an angle in radians. Without it, there are no goals.
+            actions. An episode that has ended stays as it is.
+        success: what counts as a success (see `parse_success`), as "block_pos:20,block_angle:0.35",
+            "info.is_success", "terminated", "reward>0.95" or "my_module:reached". Without it, there
+            are no goals.
 
     Attributes:
         shows: the image of the observation it is given, while the environment is in that state;
             `PixelsAndProprio.image`.
 
     Raises:
-        ValueError: `success` is not that, or names no field.
+        ValueError: `success` is not that, or the environment does not say it.
     """
 
     settable: ClassVar = False
@@ -51,19 +54,25 @@ class ObservedTask(gym.Wrapper[Any, Any, Any, Any], Task, RecordConstructorArgs)
         self.state_names = tuple(
             name if n == 1 else f"{name}_{i}" for name, n in widths.items() for i in range(n)
         )
-        self._tolerances = _parse(success, widths)
+        self._success = parse_success(success, widths)
+        self.own_goal = isinstance(self._success, Said)
+        if self.own_goal:
+            self.state_names += ("own_success",)
         if not success:
             self.unready = (
-                "what counts as a success is not known: give --success NAME:TOLERANCE, as in "
-                f"--success {next(iter(widths), 'position')}:0.1, with names of "
-                f"{', '.join(widths) or 'no field'}"
+                f"what counts as a success is not known: give --success {WAYS}. Names are "
+                f"{', '.join(widths) or 'none'}"
             )
         self._seed: int | None = None  # of the current episode
         self._actions: list[Array] = []  # of the current episode
         self._observation: Any = None
+        self._said = False  # by the environment: its own goal is reached
+        self._over: tuple[Any, Any, bool, bool, dict[str, Any]] | None = None
         # The latest exploration episode: seed, states and actions; whether it ended by itself.
         self._explored: tuple[int, Array, Array] | None = None
         self._ended = False
+        if not isinstance(self._success, Near):
+            self._try_success()
 
     # Gymnasium -----------------------------------------------------------------------------------
 
@@ -94,41 +103,64 @@ class ObservedTask(gym.Wrapper[Any, Any, Any, Any], Task, RecordConstructorArgs)
         return found
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step the environment."""
+        """Step the environment. An episode that has ended stays as it is."""
         self._actions.append(np.array(action))
+        if self._over is not None:
+            return self._over
         found = self.env.step(action)
-        self._observation = found[0]
+        self._observation, reward, terminated, truncated, info = found
+        if isinstance(self._success, Said):
+            self._said = self._success(float(reward), terminated, info)
+        if terminated or truncated:
+            self._over = self._observation, 0.0, terminated, truncated, info
         return found
 
     # Task ----------------------------------------------------------------------------------------
 
     def get_state(self) -> Array:
         parts = [flat(s, field(self._observation, name)) for name, s in self._fields.items()]
+        if self.own_goal:
+            parts.append(np.array([float(self._said)]))
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def success(self, state: Array, goal: Array) -> bool:
-        return bool(self.distance(state, goal) < 1)
+        if isinstance(self._success, Said):
+            return bool(state[-1])
+        return self._success.reached(state, goal)
 
     def distance(self, states: Array, goal: Array) -> Array:
-        """The largest of the squared errors, each in units of its tolerance."""
-        errors = [np.zeros(states.shape[:-1])]
-        for name, columns, tolerance in self._tolerances:
-            off = _difference(name, states[..., columns], goal[columns])
-            errors.append(np.square(off / tolerance).sum(-1))
-        worst: Array = np.max(errors, 0)
-        return worst
+        """See `Near.distance`.
+
+        Raises:
+            ValueError: success is no distance.
+        """
+        if isinstance(self._success, Near):
+            return self._success.distance(states, goal)
+        return Task.distance(self, states, goal)
 
     def errors(self, state: Array, goal: Array) -> dict[str, float]:
-        return {
-            name: float(np.linalg.norm(_difference(name, state[columns], goal[columns])))
-            for name, columns, _ in self._tolerances
-        }
+        return self._success.errors(state, goal) if isinstance(self._success, Near) else {}
 
     def sample_task(self, env_seed: int, goal_offset: int) -> tuple[Array, Array]:
+        """A start and a goal of one exploration episode, `goal_offset` steps apart. Where success
+        is the environment's own word, the goal is the first state of which it said so, and the
+        start lies at most `goal_offset` steps before it.
+
+        Raises:
+            NoGoal: the episode did not reach the environment's own goal, or is too short.
+        """
         states, _ = self._explore(env_seed, EXPLORATION_STEPS + goal_offset)
+        if isinstance(self._success, Said):
+            reached = np.flatnonzero(states[:, -1])
+            if not len(reached):
+                raise NoGoal(
+                    f"{self._name} did not say {self._success.text!r} in exploration: give a "
+                    "--goal image, if the command takes one, or write a Task (docs/own-data.md)"
+                )
+            return states[max(0, reached[0] - goal_offset)], states[reached[0]]
         last = len(states) - 1 - goal_offset
         if last < 0:
-            raise ValueError(
+            raise NoGoal(
                 f"{self._name} ended after {len(states) - 1} steps of exploration: choose a "
                 f"smaller goal_offset than {goal_offset}"
             )
@@ -153,6 +185,16 @@ class ObservedTask(gym.Wrapper[Any, Any, Any, Any], Task, RecordConstructorArgs)
         self._restore(*before)
         return np.stack(path)
 
+    def _try_success(self) -> None:
+        """Ask once, so that an unusable word or function shows before the work.
+
+        Raises:
+            ValueError: it is unusable.
+        """
+        obs, info = self._begin(0, {})
+        self.step(self.explore("explore", np.random.default_rng(0))(obs, info))
+        self.success(self.get_state(), self.get_state())
+
     # Replaying -----------------------------------------------------------------------------------
 
     @property
@@ -162,8 +204,9 @@ class ObservedTask(gym.Wrapper[Any, Any, Any, Any], Task, RecordConstructorArgs)
     def _begin(self, seed: int | None, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if seed is None:
             seed = int(self.np_random.integers(2**31))  # so that the episode can be replayed
-        self._seed, self._actions = seed, []
+        self._seed, self._actions, self._over = seed, [], None
         self._observation, info = self.env.reset(seed=seed, options=options or None)
+        self._said = isinstance(self._success, Said) and self._success.at_reset(info)
         return self._observation, info
 
     def _replay(self, seed: int, actions: Sequence[Array]) -> tuple[Any, dict[str, Any]]:
@@ -220,29 +263,3 @@ def _alike(states: Array, state: Array) -> Array:
     near: Array = np.isclose(states, state, rtol=1e-5, atol=1e-6)
     alike: Array = np.all(near, axis=1)
     return alike
-
-
-def _difference(name: str, values: Array, goal: Array) -> Array:
-    off: Array = values - goal
-    if name.endswith(("angle", "theta", "yaw")):
-        off = (off + np.pi) % (2 * np.pi) - np.pi
-    return off
-
-
-def _parse(text: str, widths: dict[str, int]) -> list[tuple[str, Array, float]]:
-    """Names of fields, their columns of a state, and tolerances."""
-    starts = dict(zip(widths, np.cumsum([0, *widths.values()]), strict=False))
-    found = []
-    # A part such as arm[0:2] holds a colon, too: the tolerance follows the last one.
-    for each in filter(None, text.split(",")):
-        name, _, number = each.strip().rpartition(":")
-        try:
-            tolerance = float(number)
-        except ValueError:
-            tolerance = -1.0
-        if not name or not 0 < tolerance < np.inf:
-            raise ValueError(f"success is {each!r}: write NAME:TOLERANCE, as agent_pos:20")
-        ((field_name, part),) = parse_parts(name, widths)
-        columns = starts[field_name] + np.arange(part.start, part.stop)
-        found.append((field_name, columns, tolerance))
-    return found

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+FITS = {"pad": "padded", "crop": "cropped", "stretch": "squeezed"}
+"""How images that are not square become squares, and the word for it: black borders, the middle
+alone, or other proportions."""
 
 
 def as_rgb(images: Iterable[Array], where: str) -> Iterator[Array]:
@@ -44,8 +47,13 @@ def as_rgb(images: Iterable[Array], where: str) -> Iterator[Array]:
         yield np.repeat(image, 3, 2) if image.shape[2] == 1 else image
 
 
-def resized(pixels: Any, size: int) -> Array:
-    """An image uint8 ``[H, W, 3]`` resized to ``[size, size, 3]``.
+def resized(pixels: Any, size: int, fit: str = "stretch") -> Array:
+    """An image uint8 ``[H, W, 3]`` as ``[size, size, 3]``.
+
+    Args:
+        pixels: the image.
+        size: height and width, pixels.
+        fit: one of `FITS`.
 
     Raises:
         ValueError: it is no such image.
@@ -53,9 +61,25 @@ def resized(pixels: Any, size: int) -> Array:
     pixels = np.asarray(pixels)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"the image is {pixels.dtype} {pixels.shape}: expected uint8 [H, W, 3]")
+    if fit != "stretch":
+        pixels = squared(pixels, (max if fit == "pad" else min)(pixels.shape[:2]))
     if pixels.shape[:2] == (size, size):
         return pixels
     from PIL import Image
 
     # Pillow widens its filter when it shrinks an image, so thin objects stay visible.
+    pixels = np.ascontiguousarray(pixels)
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def squared(image: Array, side: int) -> Array:
+    """The middle of an image, ``[side, side, 3]``, with black borders where it is smaller."""
+    height, width = image.shape[:2]
+    top, left = (height - side) // 2, (width - side) // 2
+    image = image[max(0, top) : max(0, top) + side, max(0, left) : max(0, left) + side]
+    if image.shape[:2] == (side, side):
+        return image
+    square = np.zeros((side, side, 3), np.uint8)
+    top, left = max(0, -top), max(0, -left)
+    square[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return square

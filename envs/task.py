@@ -38,6 +38,10 @@ INVISIBLE = re.compile(r"(^|[ _.])(v[xyz]?|omega|velocity|.*_?seed)$")
 EXPLORATION_STEPS = 100  # of the episode that `Task.sample_task` cuts goals from
 
 
+class NoGoal(ValueError):
+    """No task could be sampled from this seed; another one may have one."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """One way to show an environment on the page of ``worldmodel.app``.
@@ -77,6 +81,9 @@ class Task:
     """Why goals cannot be sampled and success cannot be measured, where that is so."""
     settable: ClassVar[bool] = True
     """Whether any state can be shown, and simulated from."""
+    own_goal: bool = False
+    """Whether `success` is about a goal of the environment's own, whatever goal state it is
+    given."""
     goal_offset_matters: ClassVar[bool] = True
     """Whether `sample_task` puts the goal ``goal_offset`` steps ahead of the start."""
 
@@ -129,6 +136,9 @@ class Task:
 
         By default, both come from one exploration episode, the goal `goal_offset` steps after the
         start, so that every goal can be reached.
+
+        Raises:
+            NoGoal: this seed has no task.
         """
         self.reset(seed=env_seed)  # type: ignore[attr-defined]
         rng = np.random.default_rng([env_seed, 1])

@@ -21,6 +21,7 @@ from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
 from envs.observation_fields import (
+    dotted,
     field,
     flat,
     is_picture,
@@ -31,7 +32,7 @@ from envs.observation_fields import (
     space_fields,
     spelled,
 )
-from envs.pictures import as_rgb, resized
+from envs.pictures import FITS, as_rgb, resized
 from envs.task import find_task
 
 Array = NDArray[Any]
@@ -62,8 +63,12 @@ class PixelsAndProprio(gym.ObservationWrapper[Obs, Any, Any], RecordConstructorA
         proprio_keys: fields that the robot measures of itself, as "qpos,arm[0:3]", or "none";
             default: ``proprio``, else those whose names say so (see `observation_fields`). Without
             any, proprio is one zero.
+        fit: how images that are not square become squares: pad (black borders), crop (the middle)
+            or stretch.
 
     Attributes:
+        image_fit: `fit`.
+        raw_observation: the environment's latest one.
         proprio_names: of the numbers of proprio.
 
     Raises:
@@ -71,13 +76,22 @@ class PixelsAndProprio(gym.ObservationWrapper[Obs, Any, Any], RecordConstructorA
     """
 
     def __init__(
-        self, env: gym.Env[Any, Any], image_size: int, pixels_key: str = "", proprio_keys: str = ""
+        self,
+        env: gym.Env[Any, Any],
+        image_size: int,
+        pixels_key: str = "",
+        proprio_keys: str = "",
+        fit: str = "stretch",
     ) -> None:
         RecordConstructorArgs.__init__(
-            self, image_size=image_size, pixels_key=pixels_key, proprio_keys=proprio_keys
+            self, image_size=image_size, pixels_key=pixels_key, proprio_keys=proprio_keys, fit=fit
         )
         super().__init__(env)
-        self._size = image_size
+        if fit not in FITS:
+            raise ValueError(f"fit is {fit!r}: choose one of {', '.join(FITS)}")
+        self._size, self.image_fit = image_size, fit
+        self._seen = (image_size, image_size)  # height and width of the latest image
+        self.raw_observation: Any = None
         self._pixels = _pixels_field(env, pixels_key)
         self._fields = number_fields(env.observation_space)
         widths = {name: spaces.flatdim(space) for name, space in self._fields.items()}
@@ -94,12 +108,13 @@ class PixelsAndProprio(gym.ObservationWrapper[Obs, Any, Any], RecordConstructorA
 
     def observation(self, observation: Any) -> Obs:
         """The observation as ``pixels`` and ``proprio``."""
+        self.raw_observation = observation
         parts = [
             flat(self._fields[name], field(observation, name))[part] for name, part in self._proprio
         ]
         vector = np.concatenate(parts) if parts else np.zeros(1)
         return {
-            "pixels": resized(self.image(observation), self._size),
+            "pixels": resized(self.image(observation), self._size, self.image_fit),
             "proprio": vector.astype(np.float32),
         }
 
@@ -107,12 +122,19 @@ class PixelsAndProprio(gym.ObservationWrapper[Obs, Any, Any], RecordConstructorA
         """The image of an observation, uint8 ``[H, W, 3]``."""
         found: Any = field(observation, self._pixels) if self._pixels else self.env.render()
         (image,) = as_rgb([np.asarray(found)], self._pixels or "render()")
+        self._seen = image.shape[:2]
         return image
 
     def sentence(self) -> str:
-        """What is taken of observations, in words."""
+        """What is taken of observations, in words; and what is done to images that are not square,
+        once one was seen."""
         taken = ", ".join(map(spelled, self._proprio)) or "none"
-        text = f"pixels: {self._pixels or 'what render() shows'}; proprio: {taken}"
+        text = f"pixels: {self._pixels or 'what render() shows'}"
+        height, width = self._seen
+        if height != width:
+            others = " or ".join(f"--fit {fit}" for fit in FITS if fit != self.image_fit)
+            text += f", {width} x {height}, {FITS[self.image_fit]} to a square (else {others})"
+        text += f"; proprio: {taken}"
         if self._others:
             text += f" (--proprio_keys can name {', '.join(self._others)})"
         return text
@@ -123,9 +145,9 @@ def _pixels_field(env: gym.Env[Any, Any], wanted: str) -> str:
     fields = space_fields(env.observation_space)
     found = [n for n, space in fields.items() if is_picture(space) or n == "pixels"]
     if wanted:
-        if wanted not in found:
+        if dotted(wanted) not in found:
             raise ValueError(f"no images in {wanted!r}: there are {', '.join(found) or 'none'}")
-        return wanted
+        return dotted(wanted)
     if "pixels" in found or len(found) == 1:
         return "pixels" if "pixels" in found else found[0]
     if env.render_mode == "rgb_array":
@@ -135,6 +157,59 @@ def _pixels_field(env: gym.Env[Any, Any], wanted: str) -> str:
     raise ValueError(
         "it shows no pixels: it needs render_mode='rgb_array' or an observation with images"
     )
+
+
+class OneHotActions(gym.ActionWrapper[Any, Any, Any], RecordConstructorArgs):
+    """Makes actions that are choices (`Discrete`, `MultiDiscrete`) vectors in a Box ``[A]``: a
+    choice among n options is n numbers, 1 for the option that is chosen and 0 for the others. Any
+    other vector chooses the option with the largest number.
+
+    Args:
+        env: its actions are choices.
+
+    Attributes:
+        action_choices: how many options each choice has; they sum to A.
+
+    Raises:
+        ValueError: its actions are something else.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        space: Any = env.action_space
+        if not isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+            raise ValueError(f"actions are {space}: choices are Discrete or MultiDiscrete")
+        counts = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
+        self.action_choices = tuple(int(count) for count in counts)
+        self._ends = np.cumsum(self.action_choices)
+        self.action_space = spaces.Box(0.0, 1.0, (int(self._ends[-1]),), np.float32)
+
+    def action(self, action: Any) -> Any:
+        """The environment's own action, from a vector ``[A]``."""
+        space: Any = self.env.action_space
+        chosen = [int(part.argmax()) for part in np.split(np.asarray(action), self._ends[:-1])]
+        return (np.reshape(chosen, space.shape) + space.start).astype(space.dtype)
+
+    def one_hot_action(self, action: Any) -> Array:
+        """The vector ``[A]`` of the same choices as an action, float32.
+
+        Args:
+            action: the environment's own, or a vector.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        space: Any = self.env.action_space
+        if np.shape(action) == self.action_space.shape:
+            action = self.action(action)
+        own = np.asarray(action)
+        if own.shape != space.shape or not space.contains(own.astype(space.dtype)):
+            raise ValueError(f"the action is {action!r:.60}: it must be of {space}")
+        chosen = np.ravel(own - space.start).astype(int)
+        vector = np.zeros(sum(self.action_choices), np.float32)
+        vector[self._ends - self.action_choices + chosen] = 1.0
+        return vector
 
 
 class StateInInfo(gym.Wrapper[Obs, Any, Obs, Any], RecordConstructorArgs):

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .cem import Cem
+from .choices import one_hot
 from .cmaes import CmaEs
 from .gradient import Gradient
 from .mppi import Mppi
@@ -41,6 +42,7 @@ __all__ = [
     "evaluate_candidates",
     "make",
     "merge",
+    "one_hot",
     "project",
     "rank",
     "score",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_above, check_count
+from .choices import one_hot
 
 
 class Trajectory(NamedTuple):
@@ -114,6 +115,8 @@ class Problem:
     hold: an action [A] or [E, A] that keeps the robot where it is, or None. The plan that repeats
         it competes with the samples: near the goal, random search does not find exact rest.
     limits: limits on actions besides their bounds.
+    choices: sizes of the groups of numbers of which one is 1 and the others are 0 (see `choices`);
+        they sum to A, and bounds are 0 and 1. () for actions that are continuous.
     chunk: how many samples are rolled out at once (memory), or None for all of them. The gradient
         planner takes all of its few starts at once.
 
@@ -130,6 +133,7 @@ class Problem:
     warm_start: Tensor | None = None
     hold: Tensor | None = None
     limits: ActionLimits | None = None
+    choices: tuple[int, ...] = ()
     chunk: int | None = None
 
     def __post_init__(self) -> None:
@@ -157,6 +161,10 @@ class Problem:
             raise ValueError(
                 f"low must be below high, but in action dimension {at} "
                 f"low is {low[at].item():g} and high is {high[at].item():g}"
+            )
+        if self.choices and (sum(self.choices) != len(low) or self.limits is not None):
+            raise ValueError(
+                f"choices are {self.choices}: they must sum to A = {len(low)}, and have no limits"
             )
         if self.warm_start is not None:
             shape = (self.episodes, self.horizon, len(low))
@@ -189,7 +197,7 @@ class Problem:
 
     def project(self, actions: Tensor) -> Tensor:
         """Actions [E, ..., T, A] within bounds and limits, close to these."""
-        actions = project(actions, self.low, self.high)
+        actions = one_hot(project(actions, self.low, self.high), self.choices)
         return actions if self.limits is None else self.limits.project(actions)
 
     @property
@@ -198,7 +206,11 @@ class Problem:
         if self.warm_start is None:
             centre = self.low + self.half_range
             return centre.expand(self.episodes, self.horizon, -1).clone()
-        return self.project(self.warm_start.detach().to(self.low))
+        start = self.project(self.warm_start.detach().to(self.low))
+        if self.choices:
+            # Halfway to the middle of the box: noise would hardly ever change a choice at a corner.
+            start = (start + self.low + self.half_range) / 2
+        return start
 
     @property
     def half_range(self) -> Tensor:

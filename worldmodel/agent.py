@@ -18,7 +18,7 @@ import dataclasses
 import enum
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 import planners
-from planners import Budget, Plan, Planner, Problem, merge, verify
+from planners import Budget, Plan, Planner, Problem, merge, one_hot, verify
 from worldmodel.control.action_layout import ActionLayout
 from worldmodel.control.config import AgentConfig
 from worldmodel.control.goal_problem import GoalProblems
@@ -36,6 +36,7 @@ from worldmodel.control.inference import Inference
 from worldmodel.control.margins import calibrated, calibration_key
 from worldmodel.control.observations import check_pixels
 from worldmodel.control.perception import Perception
+from worldmodel.control.rule import ACTION_KINDS
 from worldmodel.control.senses import make_senses
 from worldmodel.control.surprise import UsualErrors
 from worldmodel.errors import UserError
@@ -107,6 +108,7 @@ class Agent:
             config.execute or self.frameskip,
             self.model.action_low,
             self.model.action_high,
+            info.choices,
         )
         self.execute = self.layout.execute
         self.low = self.layout.planned(self.layout.low)
@@ -117,6 +119,8 @@ class Agent:
             calibrated(rule, info, self.calibration_key(rule))
             for rule in parse_rules(config.guardrails)
         )
+        if info.choices:
+            _check_choices(self.rules, planner)
         self.senses = make_senses(self.rules, info, self.inference)
         self.problems = GoalProblems(
             self.inference, self.objective, self.layout, info.readable, self.rules, self.senses
@@ -304,8 +308,18 @@ class Agent:
     def _limited(self, action: Tensor) -> Tensor:
         """Actions ``[E, A]`` within bounds and limits, independent of the plan and of any model."""
         action = action.clamp(self.layout.low, self.layout.high).float()
+        action = one_hot(action, self.layout.choices)
         limits = action_limits(self.rules, self.perception.memory.last_action)
         return limits.project(action[:, None])[:, 0] if limits else action
+
+
+def _check_choices(rules: Sequence[Rule], planner: Planner) -> None:
+    """Raise UserError for what needs actions that are continuous."""
+    for rule in rules:
+        if rule.kind in ACTION_KINDS:
+            raise UserError(f"guardrail {rule.text!r}: actions are choices here, without a size")
+    if planner.name == planners.Gradient.name:
+        raise UserError("planner gradient: actions are choices here; use cem or cmaes")
 
 
 def _budget(config: AgentConfig, planner: Planner, info: CheckpointInfo) -> Budget:

@@ -751,3 +751,45 @@ def test_bad_goals_and_settings_are_refused(maze: Any, checkpoint: Path) -> None
         worldmodel.load(checkpoint, sample=3)
     with pytest.raises(UserError, match="did you mean 'mppi'"):
         worldmodel.load(checkpoint, planner="mpi")
+
+
+# -------------------------------------------------------------------------------------- choices
+def choosing_agent(planner: str = "cem", **config: Any) -> Agent:
+    """An agent whose actions are one choice between two options."""
+    model: Any = BallModel()
+    model.action_low, model.action_high = torch.zeros(2), torch.ones(2)
+    info = replace(ball_agent().info, choices=(2,), hold=(0.0, 1.0))
+    settings = AgentConfig(samples=16, iterations=2, action_repeat=1, **config)
+    return Agent(model, BallFinder(), info, planners.make(planner), settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("planner", ["cem", "mppi", "cmaes"])
+def test_model_and_environment_see_the_same_choices(maze: Any, planner: str) -> None:
+    agent = choosing_agent(planner)
+    obs, goal = start(maze)
+    agent.reset(goal)
+    acted = []
+    for _ in range(12):
+        acted.append(agent.act(obs))
+        plan: Any = agent.last_plan
+        assert ((plan.actions == 0) | (plan.actions == 1)).all()
+    assert (np.sort(np.stack(acted), 1) == [0, 1]).all()
+    past: Any = agent.model.seen["past"]
+    assert (past.unflatten(-1, (-1, 2)).sum(-1) == 1).all()
+
+
+def test_whatever_is_executed_is_a_choice(maze: Any) -> None:
+    """Even a hold action that is none."""
+    agent = choosing_agent()
+    agent = Agent(agent.model, agent.encoder, agent.info, agent.planner, agent.config, (0.6, 0.5))
+    agent.model.broken = True  # so that the agent holds
+    obs, goal = start(maze)
+    agent.reset(goal)
+    assert agent.act(obs).tolist() == [1.0, 0.0] and agent.stop_reason == Stop.NO_PLAN
+
+
+def test_what_needs_continuous_actions_is_refused_for_choices() -> None:
+    with pytest.raises(UserError, match="'max_action:0.5': actions are choices here"):
+        choosing_agent(guardrails=("max_action:0.5",))
+    with pytest.raises(UserError, match="planner gradient: actions are choices here"):
+        choosing_agent("gradient")

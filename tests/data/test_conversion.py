@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recordings import EPISODES, LENGTHS, WRITERS, lerobot_2, lerobot_3, write_video
 
+from envs.pictures import FITS
 from worldmodel.convert import main
 from worldmodel.data.conversion import ConvertConfig, convert
 from worldmodel.data.dataset import open_dataset
-from worldmodel.data.image_fit import MODES, ImageFit, checked_images
+from worldmodel.data.image_fit import ImageFit, checked_images
 from worldmodel.data.video import read_video
 from worldmodel.errors import UserError
 
@@ -287,7 +288,7 @@ def test_wrong_arguments_get_one_line(
     height=st.integers(8, 60),
     width=st.integers(8, 60),
     size=st.integers(8, 40),
-    mode=st.sampled_from(MODES),
+    mode=st.sampled_from(list(FITS)),
 )
 def test_every_shape_becomes_a_square(height: int, width: int, size: int, mode: str) -> None:
     image = np.full((height, width, 3), 200, np.uint8)
@@ -303,7 +304,7 @@ def test_every_shape_becomes_a_square(height: int, width: int, size: int, mode: 
 def test_a_video_frame_looks_like_the_same_image(tmp_path: Path) -> None:
     wide = np.repeat(np.concatenate([e.pixels for e in EPISODES]), 2, 2)  # 96 x 192
     write_video(tmp_path / "wide.mp4", wide)
-    for mode in MODES:
+    for mode in list(FITS):
         fit = ImageFit(48, mode)
         frames = list(read_video(tmp_path / "wide.mp4", fit))
         assert len(frames) == len(wide)

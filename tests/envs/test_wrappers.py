@@ -17,6 +17,7 @@ from envs.wrappers import (
     FrameHistory,
     GoalImage,
     LatentObservation,
+    OneHotActions,
     PixelsAndProprio,
     StateInInfo,
     has_pixels_and_proprio,
@@ -229,3 +230,47 @@ def test_the_state_is_added_to_info() -> None:
     assert env.step(np.zeros(1, np.float32))[4]["state"].tolist() == [1.0]
     with pytest.raises(ValueError, match="no envs.task.Task"):
         StateInInfo(Counter())
+
+
+# Choices -----------------------------------------------------------------------------------------
+
+
+class Choosing(Counter):
+    """Reports the action that it was given."""
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        super().__init__()
+        self.action_space = space  # type: ignore[assignment]
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action)
+        return *super().step(action)[:4], {"action": np.ravel(action).tolist()}
+
+
+@pytest.mark.parametrize(
+    ("space", "vector", "action", "one_hot"),
+    [
+        (spaces.Discrete(3, start=-1), [0.1, 0.2, 0.9], [1], [0, 0, 1]),
+        (spaces.Discrete(2), [0.5, 0.5], [0], [1, 0]),
+        (spaces.MultiDiscrete([2, 3]), [0.3, 0.4, 0.9, 0.1, 0.8], [1, 0], [0, 1, 1, 0, 0]),
+        (spaces.MultiDiscrete([[2, 2]]), [0, 1, 1, 0], [1, 0], [0, 1, 1, 0]),
+    ],
+)
+def test_choices_are_vectors_and_back(
+    space: Any, vector: list[float], action: list[int], one_hot: list[int]
+) -> None:
+    env = OneHotActions(Choosing(space))
+    env.reset(seed=0)
+    assert env.action_space == spaces.Box(0.0, 1.0, (len(vector),), np.float32)
+    assert env.step(np.float32(vector))[4]["action"] == action
+    assert env.one_hot_action(np.float32(vector)).tolist() == one_hot
+    own = np.reshape(action, space.shape)
+    assert env.one_hot_action(own).tolist() == one_hot
+    assert env.step(env.one_hot_action(own))[4]["action"] == action
+    with pytest.raises(ValueError, match="it must be of"):
+        env.one_hot_action(own + 7)
+
+
+def test_other_actions_are_no_choices() -> None:
+    with pytest.raises(ValueError, match="choices are Discrete or MultiDiscrete"):
+        OneHotActions(Counter())

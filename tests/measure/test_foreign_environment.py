@@ -3,11 +3,13 @@ Task."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
-from pipeline import run_pipeline
+from pipeline import SEARCH, command, run_pipeline
 
 REACHER = '''
 """Gymnasium's Reacher, with a Task: bring the finger tip to where the goal image shows it."""
@@ -77,6 +79,51 @@ gym.register("ReacherTask-v0", entry_point=make)
 '''
 
 
+GRID = '''
+"""Go to the corner of a grid, by choosing one of four directions. Images are 64 x 48."""
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+MOVES = np.array([(0, 1), (0, -1), (1, 0), (-1, 0)])
+
+
+class Grid(gym.Env):
+    metadata = {"render_modes": ["rgb_array"]}
+    action_space = spaces.Discrete(4)
+    observation_space = spaces.Dict(
+        robot=spaces.Tuple([spaces.Dict(cell=spaces.Box(0.0, 3.0, (2,))), spaces.Discrete(4)]),
+        mission=spaces.Text(10),
+    )
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.cell = self.np_random.integers(0, 4, 2)
+        return self.observation(0), {}
+
+    def step(self, action):
+        self.cell = np.clip(self.cell + MOVES[action], 0, 3)
+        there = bool((self.cell == 3).all())
+        return self.observation(int(action)), float(there), there, False, {"success": there}
+
+    def observation(self, action):
+        return {"robot": ({"cell": self.cell.astype(np.float32)}, action), "mission": "corner"}
+
+    def render(self):
+        image = np.full((48, 64, 3), 230, np.uint8)
+        row, column = self.cell * (12, 16)
+        image[row : row + 12, column : column + 16] = (200, 40, 40)
+        return image
+
+
+gym.register("Grid-v0", entry_point=Grid)
+'''
+
+
 @pytest.fixture(autouse=True)
 def headless(monkeypatch: pytest.MonkeyPatch) -> None:
     if "MUJOCO_GL" not in os.environ:  # Gymnasium's renderer needs it where there is no display
@@ -115,3 +162,22 @@ def test_the_whole_chain_runs_on_gymnasiums_reacher(tmp_path: Path) -> None:
     (tmp_path / "reacher.py").write_text(REACHER)
     result = run_pipeline(tmp_path, "reacher:ReacherTask-v0")
     assert result["ceiling"]["episodes"] == 1 and result["random"]["episodes"] == 2
+
+
+@pytest.mark.slow
+def test_choices_an_own_goal_and_wide_images_need_no_wrapper(tmp_path: Path) -> None:
+    (tmp_path / "grid.py").write_text(GRID)
+    view = ["--proprio_keys", "robot.0.cell", "--fit", "pad"]
+    result = run_pipeline(tmp_path, "grid:Grid-v0", view=view, success="info.success", hold="0")
+    assert result["random"]["episodes"] == 2 and result["ceiling"] is None
+    config = json.loads((tmp_path / "run/checkpoint/config.json").read_text())
+    assert (config["choices"], config["fit"], config["hold"]) == ([4], "pad", [1.0, 0.0, 0.0, 0.0])
+    report = json.loads((tmp_path / "plan/report.json").read_text())
+    actions = np.array(report["actions"])
+    assert (np.sort(actions, 1) == [0, 0, 0, 1]).all() and report["outcome"] is not None
+    # An image alone is enough, where the environment itself tells success.
+    (tmp_path / "goal.json").unlink()
+    few = ("--episodes", 2, "--budget_steps", 4, "--timed_plans", 1, "--batch", 2, *SEARCH)
+    own = ("--env", "grid:Grid-v0", "--checkpoint", "run/checkpoint", "--success", "info.success")
+    command(tmp_path, "evaluate", *own, "--goal", "goal.png", *few, "--out", "own.json")
+    assert json.loads((tmp_path / "own.json").read_text())["goal"] == "goal.png"

@@ -739,3 +739,34 @@ def test_iterations_read_nothing_back_from_the_device(
     planner.plan(problem, Budget(samples=8, iterations=3), seeded())
     assert searches[0].stop_reason == "iterations"
     assert searches[0].finalists is not None and searches[0].finalists.cost.is_meta
+
+
+# ---------------------------------------------------------------------------------------- choices
+@pytest.mark.parametrize("name", ["cem", "mppi", "cmaes"])
+def test_choices_are_made_before_the_model_sees_them(name: str) -> None:
+    """The best plan is found from nothing, and every number that the model sees is 0 or 1."""
+    best = torch.tensor([[0, 1, 2, 1], [2, 2, 0, 0]]).transpose(0, 1)  # [T, two choices of 3]
+    target = torch.nn.functional.one_hot(best, 3).flatten(1).float()
+    seen = Recorder()
+    changes: dict = {"low": torch.zeros(6), "high": torch.ones(6), "choices": (3, 3)}
+    problem = replace(quadratic(target, 4, **changes), rollout=seen)
+    found = plan(name, problem)
+    assert torch.equal(found.actions[0], target)
+    for actions in seen.seen:
+        assert ((actions == 0) | (actions == 1)).all()
+        assert (actions.unflatten(-1, (2, 3)).sum(-1) == 1).all()
+
+
+@pytest.mark.parametrize("name", ["cem", "cmaes"])
+def test_a_bad_guess_of_choices_is_left(name: str) -> None:
+    target = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 1, 0]), 3).float()
+    guess = torch.nn.functional.one_hot(torch.full((1, 5), 2), 3).float()
+    changes: dict = {"low": torch.zeros(3), "high": torch.ones(3), "choices": (3,)}
+    found = plan(name, quadratic(target, 5, warm_start=guess, **changes))
+    assert torch.equal(found.actions[0], target)
+
+
+def test_choices_that_do_not_fit_are_refused() -> None:
+    changes: dict = {"low": torch.zeros(3), "high": torch.ones(3)}
+    with pytest.raises(ValueError, match="must sum to A = 3"):
+        quadratic(torch.zeros(3), choices=(2, 2), **changes)

@@ -24,7 +24,12 @@ class Dot(gym.Env):
         self.observation_space = gym.spaces.Box(-10, 10, (2,), np.float64)
         bounds = {"endless": [-np.inf, np.inf], "constant": [0.1, 0.1]}.get(actions, [-0.1, 0.1])
         box = gym.spaces.Box(*np.float32(bounds), (2,), np.float32)
-        self.action_space = gym.spaces.Discrete(3) if actions == "discrete" else box
+        others = {
+            "discrete": gym.spaces.Discrete(3, start=-1),
+            "several": gym.spaces.MultiDiscrete([2, 3]),
+            "binary": gym.spaces.MultiBinary(2),
+        }
+        self.action_space = others.get(actions, box)
     def _info(self):
         return {"state": self.at.copy(), "contact": bool(abs(self.at).max() > 0.9)}
     def reset(self, seed=None, options=None):
@@ -33,6 +38,9 @@ class Dot(gym.Env):
         return self.at.copy(), self._info()
     def step(self, action):
         time.sleep(float(os.environ.get("DOT_SLEEP", 0)))
+        if not isinstance(self.action_space, gym.spaces.Box):
+            assert self.action_space.contains(action), action
+            action = 0.05 * np.asarray(action)
         self.at = self.at + action
         return self.at.copy(), 0.0, bool(abs(self.at).max() > 1.1), False, self._info()
     def render(self):
@@ -40,6 +48,9 @@ class Dot(gym.Env):
         x, y = 32 + 20 * self.at[0], 24 + 20 * self.at[1]
         dot = (columns - x) ** 2 + (rows - y) ** 2 < self.radius**2
         return np.where(dot[..., None], [255, 80, 0], [230, 230, 240]).astype(np.uint8)
+
+def last_option(env, rng):
+    return lambda obs, info: 1
 
 def drift(env, rng):
     step = rng.uniform(-0.1, 0.1, 2)

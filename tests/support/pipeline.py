@@ -30,7 +30,13 @@ def command(folder: Path, name: str, *arguments: Any, timeout: float = 120) -> s
 
 
 def run_pipeline(
-    folder: Path, env_id: str, *, frameskip: int = 2, view: Sequence[str] = (), success: str = ""
+    folder: Path,
+    env_id: str,
+    *,
+    frameskip: int = 2,
+    view: Sequence[str] = (),
+    success: str = "",
+    hold: str = "zero",
 ) -> dict[str, Any]:
     """Collect, train, make a goal, plan and evaluate in `folder`; the evaluation.
 
@@ -40,9 +46,10 @@ def run_pipeline(
         frameskip: of the model.
         view: flags of collect that say how the environment is seen.
         success: what counts as one, where the environment has no task.
+        hold: the hold action.
     """
     env: tuple[str, ...] = ("--env", env_id)
-    collect = (*env, *view, "--episodes", 12, "--steps", 12, "--workers", 1, "--hold", "zero")
+    collect = (*env, *view, "--episodes", 12, "--steps", 12, "--workers", 1, "--hold", hold)
     command(folder, "collect", *collect, "--image_size", 112, "--out", "data")
     train = ("--data", "data", "--encoder", "random-112", "--steps", 20, "--batch", 8)
     train += ("--held_out", 0.2, "--model.frameskip", frameskip, "--out", "run")

@@ -21,6 +21,8 @@ class ActionLayout:
         execute: environment steps executed before the agent replans.
         low: lower bounds of an action, ``[A]``.
         high: upper bounds.
+        choices: how many options each choice of an action has, where actions are choices (see
+            `planners.one_hot`); they sum to A.
     """
 
     horizon: int
@@ -29,6 +31,7 @@ class ActionLayout:
     execute: int
     low: Tensor
     high: Tensor
+    choices: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.frameskip % self.repeat:
@@ -44,6 +47,11 @@ class ActionLayout:
     def planned(self, action: Tensor) -> Tensor:
         """An action ``[..., A]`` as the values of one model step, ``[..., F/repeat*A]``."""
         return action.repeat(*[1] * (action.ndim - 1), self.frameskip // self.repeat)
+
+    @property
+    def planned_choices(self) -> tuple[int, ...]:
+        """The choices of one model step."""
+        return self.choices * (self.frameskip // self.repeat)
 
     def primitive(self, plan: Tensor) -> Tensor:
         """Values ``[..., F/repeat*A]`` as the actions of a model step, ``[..., F*A]``."""

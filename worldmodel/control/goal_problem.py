@@ -90,5 +90,6 @@ class GoalProblems:
             warm_start=warm_start,
             hold=seen.planned_hold,
             limits=action_limits(self.rules, seen.memory.last_action),
+            choices=self.layout.planned_choices,
             chunk=self.inference.samples_in(max_memory_mb, episodes, horizon),
         )

@@ -40,9 +40,9 @@ def collect(config: CollectConfig) -> dict[str, Any]:
         UserError: an unusable setting, environment or folder, or a full disk.
     """
     recorder = Recorder(config)
+    recorder.record(0)  # so that an unusable environment shows here, in one process
     if seen := recorder.sentence():
         print(seen, file=sys.stderr)
-    recorder.record(0)  # so that an unusable environment shows here, in one process
     hold = recorder.hold()
     folder = MinariFolder(config.out, config.identity(), config.episodes)
     with folder.claimed("collecting") as missing:
@@ -156,6 +156,11 @@ def _publish(
         actions,
         config.policy,
         f"{config.env}, pixels and proprio, policy {config.policy!r}",
-        {"hold": hold, **{kind: recorder.names(kind) for kind in NAMES}},
+        {
+            "hold": hold,
+            "choices": recorder.choices,
+            "fit": recorder.fit,
+            **{kind: recorder.names(kind) for kind in NAMES},
+        },
         env_spec,
     )

@@ -59,6 +59,8 @@ class Dataset:
     hold: list[float] | str | None = None
     #: how images of the camera became squares: see `image_fit`
     fit: str = "stretch"
+    #: how many options each choice of an action has, where actions are choices
+    choices: tuple[int, ...] = ()
 
     @property
     def episodes(self) -> int:
@@ -237,6 +239,7 @@ def _load(path: Path, metadata: dict[str, Any], ours: dict[str, Any]) -> Dataset
         action_names=tuple(ours.get("action_names", ())),
         hold=ours.get("hold"),
         fit=ours.get("fit", "stretch"),
+        choices=tuple(ours.get("choices", ())),
     )
 
 

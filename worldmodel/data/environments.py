@@ -11,7 +11,7 @@ import gymnasium as gym
 
 from worldmodel.errors import UserError
 
-VIEW = ("pixels_key", "proprio_keys", "success")
+VIEW = ("pixels_key", "proprio_keys", "fit", "success")
 """Arguments of `PixelsAndProprio` and `ObservedTask` among those of an environment. They are stored
 with datasets and checkpoints as the others are."""
 VIEW_FLAGS = {name: f"env_kwargs.{name}" for name in VIEW}
@@ -37,7 +37,12 @@ def create_env(
     import envs  # noqa: F401  (registers the bundled environments)
     from envs.observed_task import ObservedTask
     from envs.task import find_task, has_state
-    from envs.wrappers import PixelsAndProprio, StateInInfo, has_pixels_and_proprio
+    from envs.wrappers import (
+        OneHotActions,
+        PixelsAndProprio,
+        StateInInfo,
+        has_pixels_and_proprio,
+    )
 
     try:
         module, _, name = env_id.rpartition(":")
@@ -61,6 +66,8 @@ def create_env(
         )
         observed = None
         if find_task(env) is None:
+            if isinstance(env.action_space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+                env = OneHotActions(env)
             env = observed = ObservedTask(env, view.pop("success", ""))
         elif "success" in view:
             raise ValueError("its task says what a success is: leave --success out")

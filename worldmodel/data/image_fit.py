@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from envs.pictures import as_rgb, resized
+from envs.pictures import FITS, as_rgb, resized, squared
 from worldmodel.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from av.video.reformatter import VideoReformatter
 
 Array = NDArray[Any]
-MODES = ("pad", "crop", "stretch")
 
 
 @dataclass(frozen=True)
@@ -35,16 +33,12 @@ class ImageFit:
     def __post_init__(self) -> None:
         if not 8 <= self.size <= 1024:
             raise UserError(f"image_size is {self.size}: choose 8 to 1024 pixels")
-        if self.mode not in MODES:
-            raise UserError(f"fit is {self.mode!r}: choose one of {', '.join(MODES)}")
+        if self.mode not in FITS:
+            raise UserError(f"fit is {self.mode!r}: choose one of {', '.join(FITS)}")
 
     def image(self, image: Array) -> Array:
         """An image uint8 ``[H, W, 3]`` as ``[size, size, 3]``."""
-        height, width = image.shape[:2]
-        if height != width and self.mode != "stretch":
-            side = (max if self.mode == "pad" else min)(height, width)
-            image = _square(image, side)
-        return resized(np.ascontiguousarray(image), self.size)
+        return resized(image, self.size, self.mode)
 
     def frame(self, frame: VideoFrame, reformatter: VideoReformatter) -> Array:
         """A frame of a video as uint8 ``[size, size, 3]``. FFmpeg converts and resizes it at once,
@@ -63,20 +57,7 @@ class ImageFit:
         small = reformatter.reformat(
             frame, new_width, new_height, "rgb24", interpolation="BILINEAR"
         )
-        return _square(small.to_ndarray(), self.size)
-
-
-def _square(image: Array, side: int) -> Array:
-    """The middle of an image, ``[side, side, 3]``, with black borders where it is smaller."""
-    height, width = image.shape[:2]
-    top, left = (height - side) // 2, (width - side) // 2
-    image = image[max(0, top) : max(0, top) + side, max(0, left) : max(0, left) + side]
-    if image.shape[:2] == (side, side):
-        return image
-    square = np.zeros((side, side, 3), np.uint8)
-    top, left = max(0, -top), max(0, -left)
-    square[top : top + image.shape[0], left : left + image.shape[1]] = image
-    return square
+        return squared(small.to_ndarray(), self.size)
 
 
 def checked_images(images: Iterable[Array], where: str) -> Iterator[Array]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from envs.pictures import FITS
 from worldmodel.data.image_fit import ImageFit
 from worldmodel.data.video import video_frame
 from worldmodel.errors import UserError
@@ -111,9 +112,7 @@ def fit_pixels(pixels: Array, path: str | Path, size: int, fit: str) -> Array:
     height, width = pixels.shape[:2]
     if (height, width) == (size, size):
         return pixels
-    how = (
-        "resized" if height == width else {"pad": "padded", "crop": "cropped"}.get(fit, "squeezed")
-    )
+    how = "resized" if height == width else FITS[fit]
     print(f"{path}: {width} x {height} pixels, {how} to {size} x {size}", file=sys.stderr)
     return ImageFit(size, fit).image(pixels)
 

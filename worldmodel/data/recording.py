@@ -36,8 +36,9 @@ class CollectConfig:
     workers: int = 2
     """Processes. Changes the speed, not the data."""
     policy: str = "explore"
-    """Exploration policy: explore, random, another one of the environment's task, or
-    my_module:make, a function make(env, rng) that returns a policy(obs, info) -> action."""
+    """Exploration policy: explore, random, another one of the environment's task;
+    my_module:make, a function make(env, rng) that returns a policy(obs, info) -> action; or
+    PPO:ppo.zip, which Stable-Baselines3 trained."""
     image_size: int = 112
     """Height and width of the recorded images, pixels."""
     hold: str = ""
@@ -46,7 +47,8 @@ class CollectConfig:
     task says."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment, such as --env_kwargs.layout U. --pixels_key and --proprio_keys
-    name the fields of its observation that are the image, and what the robot measures of itself."""
+    name the fields of its observation that are the image, and what the robot measures of itself.
+    --fit pad, crop or stretch (the default) makes images square."""
 
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("steps", 1), ("workers", 1), ("seed", 0)):
@@ -72,7 +74,12 @@ class Recorder:
         self.config = config
         self.env = create_env(config.env, config.env_kwargs, config.image_size, config.steps)
         if not isinstance(self.env.action_space, gym.spaces.Box):
-            raise UserError(f"{config.env} has actions {self.env.action_space}: only Box will do")
+            raise UserError(
+                f"{config.env} has actions {self.env.action_space}: only Box, Discrete and "
+                "MultiDiscrete will do; with a Task, only Box"
+            )
+        self.choices: tuple[int, ...] = self._declared("action_choices", ())
+        self.fit: str = self._declared("image_fit", "stretch")
         for i, (low, high) in enumerate(zip(*map(np.ravel, self._bounds()), strict=True)):
             if not -np.inf < low < high < np.inf:
                 raise UserError(
@@ -98,7 +105,10 @@ class Recorder:
         over = False
         while not over:
             # Clipped before it is recorded, so that the model sees the action that was executed.
-            action = np.clip(policy(obs, info), low, high).astype(low.dtype)
+            try:
+                action = np.clip(policy(obs, info), low, high).astype(low.dtype)
+            except ValueError as error:
+                raise UserError(f"policy {config.policy}: {error}") from None
             obs, reward, terminated, truncated, info = self.env.step(action)
             frames.append(obs)
             infos.append(info)
@@ -129,9 +139,7 @@ class Recorder:
 
     def sentence(self) -> str:
         """What is taken of observations, "" where they are recorded as they are."""
-        if not self.env.has_wrapper_attr("sentence"):
-            return ""
-        return str(self.env.get_wrapper_attr("sentence")())
+        return str(self._declared("sentence", lambda: "")())
 
     def names(self, kind: str) -> list[str]:
         """Names of the numbers of a state, an action or proprioception: "state_names", ...; empty
@@ -149,7 +157,7 @@ class Recorder:
             UserError: `config.hold` is not such an action.
         """
         if self.config.hold:
-            return parse_hold(self.config.hold, *self._bounds())
+            return parse_hold(self.config.hold, *self._bounds(), self.choices)
         task = self._task()
         if task is None:
             return None
@@ -162,6 +170,10 @@ class Recorder:
         if first is None or second is None or not np.array_equal(first, second):
             return None  # none, or not one constant action
         return [float(x) for x in np.ravel(first)]
+
+    def _declared(self, name: str, otherwise: Any) -> Any:
+        """An attribute of a wrapper, where one has it."""
+        return self.env.get_wrapper_attr(name) if self.env.has_wrapper_attr(name) else otherwise
 
     def _task(self) -> Any:
         from envs.task import find_task
@@ -179,12 +191,16 @@ def episode_seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
-def parse_hold(text: str, low: Array, high: Array) -> list[float] | str:
+def parse_hold(
+    text: str, low: Array, high: Array, choices: tuple[int, ...] = ()
+) -> list[float] | str:
     """A hold action from a command line.
 
     Args:
-        text: "zero", "repeat", or numbers separated by commas.
+        text: "zero", "repeat", or numbers separated by commas: those of an action, or of the
+            options that are chosen, counted from 0.
         low, high: bounds of actions ``[A]``.
+        choices: how many options each choice of an action has, where actions are choices.
 
     Returns:
         The action's numbers, or "repeat" (the last action once more).
@@ -195,6 +211,8 @@ def parse_hold(text: str, low: Array, high: Array) -> list[float] | str:
     low, high = np.ravel(low), np.ravel(high)
     if text == "repeat":
         return text
+    if choices:
+        return _chosen(text, choices)
     if text == "zero":
         return [float(x) for x in np.clip(np.zeros(len(low)), low, high)]
     try:
@@ -208,3 +226,19 @@ def parse_hold(text: str, low: Array, high: Array) -> list[float] | str:
     if not ((low <= numbers) & (numbers <= high)).all():
         raise UserError(f"hold is {numbers}: outside the bounds {low.tolist()} to {high.tolist()}")
     return numbers
+
+
+def _chosen(text: str, choices: tuple[int, ...]) -> list[float]:
+    """An action of which `text` numbers the option of each choice."""
+    numbers = text.split(",")
+    if len(numbers) != len(choices) or not all(
+        number.strip().isdecimal() and int(number) < count
+        for number, count in zip(numbers, choices, strict=True)
+    ):
+        ranges = ", ".join(f"0 to {count - 1}" for count in choices)
+        raise UserError(
+            f"hold is {text!r}, but actions are choices: use repeat, or the number of the option "
+            f"for each ({ranges})"
+        )
+    chosen = zip(numbers, choices, strict=True)
+    return [float(i == int(number)) for number, count in chosen for i in range(count)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from worldmodel.control.config import AgentConfig, PlannerConfig
 from worldmodel.control.guardrails import Rule, parse_rules, permitted
 from worldmodel.control.hold import task_hold
 from worldmodel.data.environments import VIEW_FLAGS
+from worldmodel.data.images import load_image
 from worldmodel.errors import UserError
 from worldmodel.measure.ceiling import (
     FEW,
@@ -44,7 +46,7 @@ from worldmodel.measure.guardrail_metrics import margin_coverage, violation_metr
 from worldmodel.measure.outcomes import Outcomes, measure_outcomes
 from worldmodel.measure.rollouts import RolloutLog, env_copies, run_agent, run_random
 from worldmodel.measure.statistics import mean_interval, percentiles, rate_interval
-from worldmodel.measure.tasks import GoalTask, begin, render, sample_tasks
+from worldmodel.measure.tasks import GoalTask, begin, render_goal, sample_tasks
 from worldmodel.models.checkpoint import bundled_for, load_checkpoint
 from worldmodel.models.decoder import load_decoder
 
@@ -82,6 +84,9 @@ class EvaluateConfig:
     """Environment steps of every episode."""
     goal_offset: int = 25
     """How many environment steps ahead the goals lie, where the task samples goals so."""
+    goal: Path | None = None
+    """Image of the environment's own goal, where --success is its own word; default: goals come
+    from exploration."""
     batch: int = 20
     """Episodes planned together."""
     judged: list[str] = field(default_factory=list)
@@ -165,8 +170,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         if config.unguarded:
             unguarded = dataclasses.replace(config.agent, guardrails=())
             agent = Agent(*parts, planner, unguarded, hold)
-        _check_variation(envs[0], config.variations)
-        tasks = _sample_seeds(config, envs[0], rules)
+        tasks = _sample_seeds(config, envs[0], rules, info.fit)
         timings = time_plans(agent, envs[0], tasks[config.seed][0], config.timed_plans)
         episodes = _run_seeds(config, agent, envs, tasks)
         result = {
@@ -208,32 +212,32 @@ def _checked(config: EvaluateConfig, env: gym.Env[Any, Any]) -> EvaluateConfig:
     Raises:
         UserError: before the work, what would fail after it.
     """
+    try:
+        env.reset(options={"variation": config.variations})
+    except ValueError as error:
+        raise UserError(str(error)) from None
     task = task_of(env)
     if not task.settable:
         if config.failures is not None:
             raise UserError("--failures draws states, and those of this environment cannot be set")
+        if config.ceiling.episodes != 0:
+            print("no ceiling: this environment cannot be set to a state", file=sys.stderr)
         return dataclasses.replace(config, ceiling=CeilingConfig(episodes=0))
     if config.ceiling.episodes != 0 and type(task).distance is Task.distance:
         raise UserError(f"{config.env} has no distance(): use --ceiling.episodes 0")
     return config
 
 
-def _check_variation(env: gym.Env[Any, Any], variations: tuple[str, ...]) -> None:
-    """Raise UserError, before the work, where the environment has no such variation."""
-    try:
-        env.reset(options={"variation": variations})
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
 def _sample_seeds(
-    config: EvaluateConfig, env: gym.Env[Any, Any], rules: list[Rule]
+    config: EvaluateConfig, env: gym.Env[Any, Any], rules: list[Rule], fit: str
 ) -> dict[int, list[GoalTask]]:
     """The tasks of each seed."""
     allowed = functools.partial(permitted, rules, task_of(env), across=config.across)
+    size = env.observation_space["pixels"].shape[0]  # type: ignore[index]
+    image = None if config.goal is None else load_image(config.goal, size, fit)
     share = config.episodes // config.seeds
     return {
-        seed: sample_tasks(env, share, seed, config.goal_offset, allowed)
+        seed: sample_tasks(env, share, seed, config.goal_offset, allowed, image)
         for seed in range(config.seed, config.seed + config.seeds)
     }
 
@@ -267,7 +271,7 @@ def time_plans(agent: Agent, env: gym.Env[Any, Any], task: GoalTask, count: int)
         ``model_calls_per_plan``.
     """
     obs, _ = begin(env, task, ())
-    goal = render(env, task.goal_state)
+    goal = render_goal(env, task)
     plan_ms, encode_ms = [], []
     for number in range(count + 1):
         agent.reset(goal, seed=number)
@@ -287,6 +291,7 @@ def time_plans(agent: Agent, env: gym.Env[Any, Any], task: GoalTask, count: int)
 # ------------------------------------------------------------------------- parts of the result
 def _description(config: EvaluateConfig, checkpoint: str, env: gym.Env[Any, Any]) -> dict[str, Any]:
     """What was evaluated, on which tasks."""
+    cut = config.goal is None  # goals from exploration
     return {
         "label": config.label,
         "env": config.env,
@@ -297,7 +302,8 @@ def _description(config: EvaluateConfig, checkpoint: str, env: gym.Env[Any, Any]
         "seeds": config.seeds,
         "variation": list(config.variations),
         "budget_steps": config.budget_steps,
-        "goal_offset": config.goal_offset if task_of(env).goal_offset_matters else None,
+        "goal_offset": config.goal_offset if cut and task_of(env).goal_offset_matters else None,
+        **({} if cut else {"goal": str(config.goal)}),
     }
 
 

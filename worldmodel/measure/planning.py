@@ -215,7 +215,8 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
         log, interrupted = EpisodeLog(), False
         images = np.where(mask, goals.images, start[0]["pixels"])
         agent.reset(images, config.seed, config.steps, reach=config.reach)
-        _print_warnings(config, agent, env, start, goals)
+        states = _goal_states(env, goals, start)
+        _print_warnings(config, agent, env, start, states)
         try:
             run_episode(agent, env, start, config.steps, log)
         except KeyboardInterrupt:
@@ -225,8 +226,8 @@ def run_closed_loop(config: PlanConfig) -> ClosedLoop:
         if not log.states:
             raise KeyboardInterrupt
         outcome = None
-        if goals.states:
-            outcome = goals_outcome(env, log.states, goals.states, config.reach)
+        if states:
+            outcome = goals_outcome(env, log.states, states, config.reach)
         regions = guardrail_regions(env, agent.rules)
         in_image = task_of(env).in_image
         return ClosedLoop(agent, decoder, images, log, outcome, regions, in_image, interrupted)
@@ -258,15 +259,27 @@ def _start(config: PlanConfig, env: gym.Env[Any, Any], goals: Goals) -> tuple[An
     return start
 
 
+def _goal_states(env: gym.Env[Any, Any], goals: Goals, start: tuple[Any, Any]) -> list[Array]:
+    """The goal states, none where they are not known. The environment's own goal is judged without
+    files, whatever the state."""
+    if not any(goals.files) and task_of(env).own_goal:
+        return [start[1]["state"]]
+    return goals.states
+
+
 def _print_warnings(
-    config: PlanConfig, agent: Agent, env: gym.Env[Any, Any], start: tuple[Any, Any], goals: Goals
+    config: PlanConfig,
+    agent: Agent,
+    env: gym.Env[Any, Any],
+    start: tuple[Any, Any],
+    states: list[Array],
 ) -> None:
     """Print what there is to say about the goals and the start. States tell whether the start is a
     success, where they are known."""
     obs, info = start
     success = None
-    if goals.states:
-        outcome = goals_outcome(env, [info["state"]], goals.states, config.reach)
+    if states:
+        outcome = goals_outcome(env, [info["state"]], states, config.reach)
         success = outcome["success_at_start"]
     for sentence in goal_warnings(agent.perception, obs["pixels"], success):
         warn(sentence)

@@ -18,7 +18,7 @@ from worldmodel.agent import Agent
 from worldmodel.cli import Progress
 from worldmodel.cli import progress as show_progress
 from worldmodel.measure.environments import make_env
-from worldmodel.measure.tasks import GoalTask, begin, render
+from worldmodel.measure.tasks import GoalTask, begin, render_goal
 
 Array = NDArray[Any]
 
@@ -137,7 +137,7 @@ def _run_batch(
     """The states of one batch of episodes, at most one an environment."""
     pairs = list(zip(envs, tasks, strict=False))
     first = [begin(env, task, variation) for env, task in pairs]
-    goals = [render(env, task.goal_state) for env, task in pairs]
+    goals = [render_goal(env, task) for env, task in pairs]
     agent.reset(np.stack(goals), seed, budget_steps)
     states = [[info["state"] for _, info in first]]
     observations = [obs for obs, _ in first]

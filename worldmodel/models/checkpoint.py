@@ -76,6 +76,7 @@ class CheckpointInfo:
         near: squared latent distance that counts as near.
         hold: the action that keeps the robot where it is; "repeat" repeats the previous action;
             None: not declared.
+        choices: how many options each choice of an action has, where actions are choices; else ().
         action_names: of the channels of an action, where the dataset has them.
         proprio_names: of the channels of proprioception, where the dataset has them.
         horizon: default model steps imagined by a planner, T.
@@ -104,6 +105,7 @@ class CheckpointInfo:
     action_names: tuple[str, ...] = ()
     proprio_names: tuple[str, ...] = ()
     fit: str = "stretch"
+    choices: tuple[int, ...] = ()
     horizon: int = 5
     samples: int = 300
     iterations: int = 10
@@ -267,6 +269,7 @@ def load_info(name_or_path: str | Path) -> CheckpointInfo:
             "use the matching version of the program, or train again"
         )
     content.setdefault("fit", "stretch")  # not stored before there were other ways
+    content.setdefault("choices", [])  # nor this before actions could be choices
     info: CheckpointInfo = _build(CheckpointInfo, content, path)
     channels, expected = len(info.readable), len(info.spec.proprio_mean)
     if channels != expected:

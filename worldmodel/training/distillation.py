@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from planners import one_hot
 from worldmodel.errors import UserError
 from worldmodel.models.checkpoint import CheckpointInfo, load_checkpoint
 from worldmodel.models.config import ModelConfig
@@ -57,6 +58,7 @@ class Teacher:
         sampled = torch.rand(clips, steps, 1, len(low), generator=generator).to(z.device)
         scale = torch.rand(clips, 1, 1, 1, generator=generator).to(z.device)
         sampled = (scale * (low + (high - low) * sampled)).clamp(low, high)
+        sampled = one_hot(sampled, self.info.choices)
         actions = actions.clone()
         actions[::2, k - 1 :] = sampled.repeat(1, 1, c.frameskip, 1).flatten(2)[::2, k - 1 :]
         future = self.model.rollout(

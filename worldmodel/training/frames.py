@@ -188,7 +188,9 @@ class TrainingFrames:
 def _with_hold(dataset: Dataset, hold: str) -> Dataset:
     if dataset.hold is not None:
         return dataset
-    return replace(dataset, hold=parse_hold(hold, dataset.action_low, dataset.action_high))
+    return replace(
+        dataset, hold=parse_hold(hold, dataset.action_low, dataset.action_high, dataset.choices)
+    )
 
 
 def open_frames(

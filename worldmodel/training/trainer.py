@@ -329,6 +329,7 @@ class WorldModelTrainer:
             action_names=data.action_names,
             proprio_names=data.proprio_names,
             fit=data.fit,
+            choices=data.choices,
             probe=taught.info.probe if taught else {},  # the latents are the same
             familiar=taught.info.familiar if taught else {},
             horizon=c.horizon,
