@@ -46,7 +46,7 @@ def test_the_table_is_stored_with_the_checkpoint(data: str, tmp_path: Path) -> N
 def test_what_is_hardly_read_is_named() -> None:
     lines = reading_table({"gripper": [0.98, 0.97, 0.9], "sin block_angle": [0.2, 0.1, 0.1]})
     assert lines[2].endswith("0.90") and lines[3].endswith("POOR")
-    assert "hold little of sin block_angle, so" in lines[4]
+    assert "hold little of sin block_angle; plans" in lines[4]
 
 
 def test_too_few_episodes(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ def create_env(
         has_pixels_and_proprio,
     )
 
+    if not env_id:
+        raise UserError("no environment is named, as data converted from recordings has none")
     try:
         module, _, name = env_id.rpartition(":")
         if module:

@@ -49,7 +49,7 @@ def open_source(path: Path, format: str = "auto") -> tuple[str, Source]:
                 raise UserError(f"{path} holds no episode")
             return name, source
     raise UserError(
-        f"{path} is not of the format {format}: see docs/own-data.md"
+        f"{path} is not of the format {format}: see docs/your-robot.md"
         if format != "auto"
-        else f"{path} is of no known format ({', '.join(FORMATS)}): see docs/own-data.md"
+        else f"{path} is of no known format ({', '.join(FORMATS)}): see docs/your-robot.md"
     )
