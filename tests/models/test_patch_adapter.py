@@ -87,5 +87,37 @@ def test_finer_grids_are_reduced_to_the_same_coarse_one() -> None:
         spec = DataSpec(side**2, C, (-1.0,), (1.0,), (0.0,), (1.0,))
         finer = PatchAdapter(config, spec)
         assert finer.adapt(torch.randn(3, side**2, C)).shape == (3, 1, 8)
-        sizes.add(finer.mix[1].in_features)
+        sizes.add(finer.where[1].in_features)
     assert len(sizes) == 1
+
+
+def test_what_a_thing_looks_like_is_read_at_places_where_it_never_was() -> None:
+    generator = torch.Generator().manual_seed(0)
+    side, kinds = 8, torch.randn(2, C, generator=generator)
+    torch.manual_seed(0)
+    config, spec = (
+        ModelConfig(tokens=1, dim=64),
+        DataSpec(side**2, C, (-1.0,), (1.0,), (0.0,), (1.0,)),
+    )
+    found = PatchAdapter(config, spec, components=C)
+    kind = torch.arange(2).repeat_interleave(side**2)
+    place = torch.arange(side**2).repeat(2)
+    tokens = torch.zeros(2 * side**2, side**2, C)
+    tokens[torch.arange(len(place)), place] = 3 * kinds[kind]
+    known = (place % side + place // side) % 2 == 0  # the white squares of a chessboard
+
+    def right(off: torch.nn.Linear) -> float:
+        """Share of things that are recognised at the other places, without one of the paths."""
+        weight = off.weight.detach().clone()
+        with torch.no_grad():
+            off.weight.zero_()
+            z = found.adapt(tokens).flatten(1).double()
+            off.weight.copy_(weight)
+        z = torch.cat([z, torch.ones(len(z), 1)], 1)
+        y = 2.0 * kind.double() - 1
+        x, ridge = z[known], 1e-2 * torch.eye(z.shape[1])
+        weights = torch.linalg.solve(x.T @ x + ridge, x.T @ y[known])
+        return float((((z @ weights) > 0) == (y > 0))[~known].double().mean())
+
+    assert right(off=found.where[1]) > 0.95
+    assert right(off=found.what[1]) < 0.7  # half is chance

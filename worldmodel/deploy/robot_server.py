@@ -115,6 +115,7 @@ class RobotServer:
             "image_size": info.image_size,
             "proprio_names": list(info.proprio_names),
             "action_names": list(info.action_names),
+            "action_choices": list(info.choices),
             "action_low": agent.layout.low.cpu().numpy(),
             "action_high": agent.layout.high.cpu().numpy(),
             "hold": hold,

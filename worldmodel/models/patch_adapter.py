@@ -33,7 +33,10 @@ class PatchAdapter(Representation):
        Ulyanov et al. 2016), since another ground or light shifts the tokens of all patches alike.
        This stage is fixed before training.
     2. A convolutional network turns the components into latents. It looks for the same things
-       everywhere in the image, so it needs less data than an MLP of all tokens.
+       everywhere in the image, so it needs less data than an MLP of all tokens. Its features reach
+       the latents twice: with their places, and pooled over the image. Pooled features say what
+       objects look like wherever they are. Without them, latents hold little of an object's
+       heading, because at every place it looks different.
     """
 
     mean: Tensor
@@ -63,24 +66,22 @@ class PatchAdapter(Representation):
         numbers = config.tokens * config.dim
         self.register_buffer("metric", torch.eye(numbers) / math.sqrt(numbers))
         self.register_buffer("centres", patch_centres(spec.num_tokens), persistent=False)
-        layers: list[nn.Module] = [
+        self.local = nn.Sequential(
             nn.Conv2d(components + 2, width, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(width, width, 3, padding=1),
             nn.ReLU(),
-        ]
+        )
+        merges: list[nn.Module] = []
         channels = width
         while side > COARSE:
-            layers += [MergePatches(channels, 2 * width), nn.ReLU()]
+            merges += [MergePatches(channels, 2 * width), nn.ReLU()]
             channels, side = 2 * width, (side + 1) // 2
         size = channels * side * side
-        self.conv = nn.Sequential(*layers)
-        self.mix = nn.Sequential(
-            nn.LayerNorm(size),
-            nn.Linear(size, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, numbers),
-        )
+        self.merge = nn.Sequential(*merges)
+        self.where = nn.Sequential(nn.LayerNorm(size), nn.Linear(size, hidden))
+        self.what = nn.Sequential(nn.LayerNorm(2 * width), nn.Linear(2 * width, hidden))
+        self.out = nn.Sequential(nn.ReLU(), nn.Linear(hidden, numbers))
 
     @property
     def fitted(self) -> bool:
@@ -101,7 +102,7 @@ class PatchAdapter(Representation):
         with torch.no_grad():
             z = self.encode(frames).flatten(1)
             scale = (START / (z - z.roll(1, 0)).square().sum(-1).mean()).sqrt()
-            last = self.mix[-1]
+            last = self.out[-1]
             assert isinstance(last, nn.Linear)
             last.weight.mul_(scale)
             last.bias.mul_(scale)
@@ -124,6 +125,8 @@ class PatchAdapter(Representation):
         places = self.centres.to(x.dtype).expand(x.shape[0], -1, -1)
         # Channels stay last in memory, in which order convolutions are fastest.
         image = torch.cat([x, places], -1).unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
-        features = self.conv(image).permute(0, 2, 3, 1)
-        z = self.mix(features.flatten(1)).float()
+        local = self.local(image)
+        placed = self.merge(local).permute(0, 2, 3, 1).flatten(1)
+        pooled = torch.cat([local.mean((2, 3)), local.amax((2, 3))], 1)
+        z = self.out(self.where(placed) + self.what(pooled)).float()
         return z.reshape(*reduced.shape[:-2], self.config.tokens, self.config.dim)

@@ -117,8 +117,8 @@ class TrainConfig:
     joint: float = 0.65
     pose_steps: int = 4000
     batch: int = 512
-    clip: int = 12
-    clips: int = 64
+    clip: int = 4
+    clips: int = 192
     noise: float = 0.2
     masked: float = 0.1
     displaced: float = 0.7
