@@ -107,7 +107,7 @@ def reading_table(r2: dict[str, list[float]]) -> list[str]:
         lines.append(line + ("  POOR" if scores[0] < UNSEEN else ""))
     if unseen := [name for name, scores in r2.items() if scores[0] < UNSEEN]:
         lines.append(
-            f"POOR: latents hold little of {', '.join(unseen)}; plans hardly bring this to where the "
-            "goal image shows it. Record more episodes in which it changes, or train longer"
+            f"POOR: latents hold little of {', '.join(unseen)}; plans hardly bring this to where "
+            "the goal image shows it. Record more episodes in which it changes, or train longer"
         )
     return lines
