@@ -288,6 +288,9 @@ def test_progress_in_a_log_prints_lines_not_bars(
         "train: 30/100 (30 %), 2.5 step/s, 28 s left, loss 0.5",  # at 12 s
         "train: 50/100 (50 %), 2.5 step/s, 20 s left, loss 0.5",  # the end
     ]
+    with progress(total=12.0, description="train", unit="min") as minutes:
+        minutes.update(1.44547990128)
+    assert capsys.readouterr().err == "train: 1.4/12 min (12 %), 0 s left\n"
     assert list(progress([1, 2, 3], description="it")) == [1, 2, 3]
     assert re.match(r"it: 3/3 \(100 %\)", capsys.readouterr().err)
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_run import SMALL, small_run
 
+from worldmodel.cli import parse_config
 from worldmodel.control.inference import Inference
 from worldmodel.data.collection import CollectConfig, collect
 from worldmodel.data.logs import Logs
@@ -21,7 +22,10 @@ from worldmodel.errors import UserError
 from worldmodel.models.checkpoint import BUNDLED_FOLDER, load_checkpoint
 from worldmodel.models.config import ModelConfig
 from worldmodel.training.config import LossConfig, OptimConfig, TrainConfig
+from worldmodel.training.pretraining import PretrainConfig
 from worldmodel.training.trainer import start
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.mark.slow
@@ -226,3 +230,9 @@ def test_bad_input_is_a_clear_error(maze: Path) -> None:
 
 def _with_data(folder: Path, name: str) -> TrainConfig:
     return TrainConfig(data=str(folder / name), encoder="random-112", cache=str(folder / "latents"))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_is_accepted(path: Path) -> None:
+    settings = PretrainConfig if path.stem == "ibot" else TrainConfig
+    assert parse_config(settings, ["--config", str(path), "--data", "d"], "train", "")

@@ -62,13 +62,11 @@ class Progress(Generic[T]):
     def _line(self) -> None:
         self._printed, self._lined_at = time.monotonic(), self._count
         seconds = max(self._printed - self._start, 1e-9)
-        done, unit, rate = (
-            f"{self._count:.12g}",
-            "",
-            f", {self._count / seconds:.4g} {self._unit}/s",
-        )
         if self._unit == "min":  # a rate of minutes says nothing
             done, unit, rate = f"{self._count:.1f}", " min", ""
+        else:
+            done, unit = f"{self._count:.12g}", ""
+            rate = f", {self._count / seconds:.4g} {self._unit}/s"
         of_total, left = "", ""
         if self._total:
             of_total = f"/{self._total:g}{unit} ({100 * self._count / self._total:.0f} %)"

@@ -38,8 +38,10 @@ def _unfamiliar(seen: Perception) -> list[str]:
         return []
     familiar = Familiar.of(seen.info, seen.inference.device)
     goals = [seen.goal, *seen.next_goals]
-    z = torch.cat([goal.z for goal in goals])
-    distances = familiar.distance(z, seen.inference.read_proprio(z)).tolist()
+    z, proprio = (
+        torch.cat(parts) for parts in zip(*((g.z, g.proprio) for g in goals), strict=True)
+    )
+    distances = familiar.distance(z, proprio).tolist()
     names = [f"goal {n} of {len(z)}" for n in range(1, len(z) + 1)] if len(z) > 1 else ["the goal"]
     return [
         f"{name} is unlike the data: it is {distance:.2f} from the nearest familiar frame, and "

@@ -52,7 +52,7 @@ class RobotSession:
     def __init__(self, agent: Agent, goal: Array | None = None, reach: str = "each") -> None:
         self.agent, self.goal, self.reach = agent, goal, reach
         self.fit = ImageFit(agent.info.image_size, agent.info.fit)
-        self._begun = False
+        self._begun = self._warned = False
         self._time: float | None = None
         self._answer: dict[str, Any] = {}
 
@@ -93,12 +93,13 @@ class RobotSession:
         if steps is not None and not isinstance(steps, int):
             raise UserError(f"steps is {steps!r}: it must be a whole number")
         self.agent.reset(self.goal, steps=steps, reach=self.reach)
-        self._begun, self._time = True, None
+        self._begun, self._warned, self._time = True, False, None
 
     def _act(self, message: Mapping[str, Any]) -> dict[str, Any]:
         pixels = self._image(message["pixels"], "pixels")
         proprio = self._proprio(message.get("proprio"))
-        if self.agent.last_plan is None:  # the episode begins
+        if not self._warned:  # the episode begins
+            self._warned = True
             for sentence in goal_warnings(self.agent.perception, pixels):
                 warn(sentence)
         begun = time.perf_counter()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from worldmodel.errors import UserError
 from worldmodel.models.config import ModelConfig
+from worldmodel.models.registry import REPRESENTATIONS
 from worldmodel.training.metrics import check_tensorboard
 
 
@@ -159,7 +160,7 @@ class TrainConfig:
             )
         if self.loss.rollout < 1:
             raise UserError(f"loss.rollout is {self.loss.rollout}: it must be at least 1")
-        if self.clip <= self.loss.rollout:
+        if self.learns_latents and self.clip <= self.loss.rollout:
             raise UserError(
                 f"clip is {self.clip}: it must be above loss.rollout, {self.loss.rollout}"
             )
@@ -167,3 +168,8 @@ class TrainConfig:
             raise UserError(f"held_out is {self.held_out}: it must lie between 0 and 1")
         if not 0 < self.joint <= 1:
             raise UserError(f"joint is {self.joint}: it must be above 0 and at most 1")
+
+    @property
+    def learns_latents(self) -> bool:
+        """Whether the run trains a representation: not a teacher's, and not one that is fixed."""
+        return self.teacher is None and not REPRESENTATIONS[self.model.representation].fixed

@@ -60,7 +60,6 @@ from worldmodel.data.logs import Logs
 from worldmodel.encoders.encoder import Encoder, load_encoder
 from worldmodel.models.checkpoint import CheckpointInfo, keep_encoder, save_checkpoint
 from worldmodel.models.decoder import Decoder, load_decoder
-from worldmodel.models.registry import REPRESENTATIONS
 from worldmodel.models.world_model import WorldModel, near_distance
 from worldmodel.training.config import LossConfig, OptimConfig, TrainConfig
 from worldmodel.training.distillation import Teacher, load_teacher
@@ -367,8 +366,7 @@ def start(config: TrainConfig) -> tuple[WorldModelTrainer, Loop]:
     if config.teacher is not None:
         teacher = load_teacher(config.teacher, config.model, encoder.hash, device)
         config = _with_frameskip(config, teacher.info.model.frameskip)
-    fixed = teacher is not None or REPRESENTATIONS[config.model.representation].fixed
-    joint = 0.0 if fixed else config.joint
+    joint = config.joint if config.learns_latents else 0.0
     frames = open_frames(config, encoder, device, looks=config.looks if joint else 0)
     config = _with_frameskip(config, frames.frameskip)
     trainer = WorldModelTrainer(config, frames, encoder, joint, teacher)
